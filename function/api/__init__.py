@@ -1,0 +1,72 @@
+"""Typed views of what users write: lean models whose defaults equal the XRDs' and whose errors become conditions."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from function import sizing
+
+_SHOWN = 64  # longer strings are not shown in messages
+
+M = TypeVar("M", bound="Model")
+
+
+class Model(BaseModel):
+    """A part of a spec. Unknown fields are Crossplane's or a newer API's, and none of our business."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
+
+
+class Invalid(Exception):
+    """A spec that cannot be composed; the text names each field, its value and the fix."""
+
+
+def _quantity(text: str) -> str:
+    sizing.quantity(text)
+    return text
+
+
+Quantity = Annotated[str, AfterValidator(_quantity)]
+Name = Annotated[str, Field(min_length=1, max_length=253)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Ref(Model):
+    """A resource by name."""
+
+    name: Name
+
+
+def parse(model: type[M], spec: Mapping[str, Any]) -> M:
+    """Read a spec into its model.
+
+    Args:
+        model: The model of the kind's spec.
+        spec: The spec as the API server stores it, with or without the XRD's defaults.
+
+    Returns:
+        The model, the same in both cases.
+
+    Raises:
+        Invalid: a line for each field that is wrong.
+    """
+    try:
+        return model.model_validate(spec)
+    except ValidationError as e:
+        lines = [_line(error) for error in e.errors(include_url=False, include_context=False)]
+        raise Invalid("; ".join(lines)) from None
+
+
+def _line(error: Any) -> str:
+    """Write one error: the field, its value where it is a short scalar, and what would be right."""
+    path = ".".join(("spec", *(str(part) for part in error["loc"])))
+    message = re.sub(r"^(Value error, |Input )", "", error["msg"])
+    value = error["input"]
+    if error["type"] == "missing":
+        return f"{path} is required"
+    scalar = isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= _SHOWN)
+    shown = f" (is {value!r})" if scalar else ""
+    return f"{path}{shown}: {message}"

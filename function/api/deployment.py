@@ -1,0 +1,80 @@
+"""ModelDeployment: the spec an ML team writes, with the defaults and rules of apis/standalone/modeldeployment.yaml."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from function import kube
+from function.api import Model, Name, Ref
+
+
+class TierRef(Model):
+    """The tier by name."""
+
+    name: Name
+    namespace: Name = kube.SYSTEM_NAMESPACE
+    kind: Literal["KVOffloadTier"] = "KVOffloadTier"
+
+
+class KVCache(Model):
+    """The offload tier that this engine uses, and what it does while it cannot have it."""
+
+    tier_ref: TierRef
+    on_unavailable: Literal["Wait", "ServeWithout"] = "Wait"
+    identity: str | None = Field(None, min_length=1, max_length=253)
+
+
+class EnvVar(Model):
+    """An environment variable; Kubernetes' own shape."""
+
+    name: Name
+    value: str | None = None
+    value_from: dict[str, Any] | None = None
+
+    def manifest(self) -> kube.Manifest:
+        """Give the variable as it stands in a container."""
+        return kube.prune(self.model_dump(by_alias=True))
+
+
+class Claim(Model):
+    """A GPU claim by DRA: a ResourceClaimTemplate on the inference cluster."""
+
+    name: Name
+    resource_claim_template_name: Name
+
+
+class Resources(Model):
+    """What the engine's container asks for."""
+
+    requests: dict[str, str | int] = Field(default_factory=dict)
+    limits: dict[str, str | int] = Field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
+
+
+class Engine(Model):
+    """The engine's container."""
+
+    name: Literal["vLLM"]
+    image: str = Field(min_length=1, max_length=512)
+    version: str | None = Field(None, pattern=r"^v?[0-9]+\.[0-9]+(\.[0-9]+)?$")
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    env: tuple[EnvVar, ...] = ()
+    resources: Resources | None = None
+    kv_cache: KVCache | None = None
+
+
+class DeploymentSpec(Model):
+    """The whole spec of a ModelDeployment."""
+
+    engine: Engine
+    replicas: int = Field(1, ge=0, le=1000)
+    inference_cluster_ref: Ref | None = None
+
+    @model_validator(mode="after")
+    def _has_cluster(self) -> Self:
+        if self.inference_cluster_ref is None and self.engine.kv_cache is None:
+            raise ValueError(
+                "inferenceClusterRef is required without engine.kvCache.tierRef, whose cluster it would be"
+            )
+        return self

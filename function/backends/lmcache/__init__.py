@@ -1,0 +1,121 @@
+"""LMCache: an agent per node (multiprocess), or the engine's own process, and the Redis behind both.
+
+The rules and their sources are in docs/lmcache.md. Every option whose default has moved between versions is explicit.
+"""
+
+from function import sizing
+from function.api.tier import Mode
+from function.backends.base import CREDENTIALS, Credential, EnginePatch, Notice, Plan, Refusal, Site, Tier
+from function.backends.lmcache import agents, connector, patches, redis
+from function.engines import Engine, versions
+
+_DRA = "GPUsByDRA"
+
+
+class LMCache:
+    """The LMCache strategy; see base.Backend."""
+
+    def credentials(self, tier: Tier) -> str | None:
+        """Name the Redis Secret, unless it is on the inference cluster already."""
+        ref = tier.spec.lmcache.secret_ref
+        return ref.name if ref and not ref.on_cluster else None
+
+    def plan(self, tier: Tier, site: Site, credential: Credential | None) -> Plan:
+        """Plan the connector's ConfigMap and the Redis Secret, and, but in process, the agents with what they need."""
+        spec = tier.spec.lmcache
+        parts = [connector.config_map(tier, site)]
+        held: list[str] = []
+        if self.credentials(tier):
+            if credential is None:
+                held.append(CREDENTIALS)
+            else:
+                parts.append(redis.secret(tier, credential))
+        if spec.mode is Mode.IN_PROCESS:
+            rank, gpus = connector.rank_gib(tier, site)
+            memory = {"cacheGiB": spec.cpu_tier_gib_per_node, "gpusPerNode": gpus, "perRankGiB": rank}
+            return Plan(parts, held, memory, agents=False)
+        parts += agents.parts(tier)
+        budget = sizing.agent_memory(spec.cpu_tier_gib_per_node)
+        memory = {
+            "cacheGiB": budget.cache,
+            "overheadGiB": budget.overhead,
+            "requestGiB": budget.request,
+            "limitGiB": budget.limit,
+        }
+        if spec.mode is Mode.AUTO:
+            memory["stagingGiBPerRank"] = sizing.STAGING_GIB_PER_RANK
+        return Plan(parts, held, memory)
+
+    def attach(self, tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
+        """Attach a vLLM engine by the agent where it can speak to one, else in process."""
+        support = engine.support
+        if engine.version is None:
+            return Refusal(
+                "EngineVersionUnknown",
+                f"the version of image {engine.image!r} cannot be told from its tag; set engine.version, as in 0.33.0",
+            )
+        if support is None:
+            oldest = versions.show(versions.VLLM_TABLE[0].since)
+            return Refusal(
+                "EngineVersionUnsupported",
+                f"vLLM {versions.show(engine.version)} is older than {oldest}, the oldest this tier attaches",
+            )
+        if engine.identity.lora:
+            return Refusal(
+                "LoRANotIsolated",
+                "no LMCache version keys a LoRA adapter's KV apart from its base model's, so answers could be wrong; "
+                "remove --enable-lora, or the tierRef",
+            )
+        mode = tier.spec.lmcache.mode
+        reason = _why_in_process(engine)
+        if mode is Mode.IN_PROCESS:
+            return patches.in_process(tier, site, engine, whole_tier=True)
+        if reason is None or (mode is Mode.MULTIPROCESS and reason.reason == _DRA):
+            patch = patches.multiprocess(tier, engine, support)
+            return patch.with_notice(Notice("MultiprocessForced", reason.reason, reason.message)) if reason else patch
+        if mode is Mode.MULTIPROCESS:
+            return Refusal(
+                reason.reason, f"{reason.message}; the tier's mode is Multiprocess, Auto would attach in process"
+            )
+        return patches.in_process(tier, site, engine, whole_tier=False).with_notice(_unused(tier, engine, reason))
+
+
+def _why_in_process(engine: Engine) -> Refusal | None:
+    """Say why an engine cannot speak to an agent; None where it can. What cannot be overridden comes first."""
+    version = versions.show(engine.version) if engine.version else ""
+    if engine.support is None or not engine.support.multiprocess:
+        first = next(row for row in versions.VLLM_TABLE if row.multiprocess)
+        return Refusal(
+            "EngineTooOld", f"vLLM {version} does not speak multiprocess LMCache (from {versions.show(first.since)} on)"
+        )
+    if engine.lmcache is not None and engine.lmcache < versions.LMCACHE_MULTIPROCESS:
+        needed = versions.show(versions.LMCACHE_MULTIPROCESS)
+        return Refusal(
+            "LMCacheTooOld", f"the image holds LMCache {versions.show(engine.lmcache)}, the agent needs {needed}"
+        )
+    if not (engine.identity.plain or engine.identity.vouched):
+        return Refusal(
+            "IdentityNotShared",
+            "multiprocess LMCache keys by the model string alone, and this one is a path or comes with options that "
+            "change KV; set kvCache.identity if on this tier the string means this one thing",
+        )
+    if engine.dra:
+        return Refusal(
+            _DRA, "with GPUs by DRA claim, engines were seen to fail to register with an agent (LMCache #4534)"
+        )
+    return None
+
+
+def _unused(tier: Tier, engine: Engine, reason: Refusal) -> Notice:
+    spec = tier.spec.lmcache
+    unused = [f"the {spec.cpu_tier_gib_per_node} GiB of the node's agent"]
+    if spec.disk_tier:
+        unused.append(f"its disk of {spec.disk_tier.size_per_node}")
+    staging = sizing.STAGING_GIB_PER_RANK
+    return Notice(
+        "TierUnusedByEngine",
+        reason.reason,
+        f"{reason.message}. It is attached in process: {staging} GiB x {engine.ranks} rank(s) of its own pod's memory"
+        f"{', and the Redis' if spec.redis else ''}; {' and '.join(unused)} it cannot use. "
+        "A tier for a fleet of such engines has lmcache.mode InProcess",
+    )

@@ -1,0 +1,234 @@
+"""The agents: `lmcache server` on every node with GPUs, and what stands around it."""
+
+from function import kube, placement, sizing
+from function.backends.base import AGENTS, Part, Tier
+from function.backends.lmcache import volumes
+from function.backends.lmcache.connector import SERVER_PORT
+from function.backends.lmcache.redis import resp_env
+
+HTTP_PORT = 8080
+METRICS_PORT = 9090
+
+_LMCACHE = "/opt/venv/bin/lmcache"
+# The engine's client pings every 10 s; three missed pings, twice over, and its GPU buffers are freed (LMCache #4631).
+_REAP_SECONDS = 60
+# An engine that is idle before its first request is no dead one; the default of an hour kills it (LMCache #4715).
+_GRACE_SECONDS = 86400
+# Longer than one heartbeat, so that clients notice a restart (LMCache #4642).
+_MIN_READY_SECONDS = 15
+# Pinned memory is taken at start; a server that is still taking it is not a dead one.
+_STARTUP_FAILURES = 60
+_EVICTION = {"eviction_policy": "LRU", "trigger_watermark": 0.8, "eviction_ratio": 0.2}
+
+DAEMONSET_READY = (
+    "has(object.status) && has(object.status.observedGeneration)"
+    " && object.status.observedGeneration >= object.metadata.generation"
+    " && object.status.numberReady == object.status.desiredNumberScheduled"
+)
+# A rolling update is over when every pod is of this revision; with OnDelete that is up to whoever deletes pods.
+DAEMONSET_ROLLED = (
+    " && (object.status.desiredNumberScheduled == 0 || (has(object.status.updatedNumberScheduled)"
+    " && object.status.updatedNumberScheduled == object.status.desiredNumberScheduled))"
+)
+
+
+def parts(tier: Tier) -> list[Part]:
+    """Plan the agents' DaemonSet, and the ServiceAccount, Service and NetworkPolicy that stand around it."""
+    return [_service_account(tier), _service(tier), _network_policy(tier), _daemon_set(tier)]
+
+
+def _service_account(tier: Tier) -> Part:
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": tier.metadata(),
+        "automountServiceAccountToken": False,
+    }
+    return Part("service-account", manifest)
+
+
+def _service(tier: Tier) -> Part:
+    spec = {
+        "selector": tier.selector("agent"),
+        # An engine must reach the agent of its own node, whose GPUs it shares memory with.
+        "internalTrafficPolicy": "Local",
+        "ports": [{"name": "lmcache", "port": SERVER_PORT, "targetPort": "lmcache"}],
+    }
+    return Part("service", {"apiVersion": "v1", "kind": "Service", "metadata": tier.metadata("agent"), "spec": spec})
+
+
+def _network_policy(tier: Tier) -> Part:
+    spec = {
+        "podSelector": {"matchLabels": tier.selector("agent")},
+        "policyTypes": ["Ingress"],
+        "ingress": [
+            {
+                "from": [{"podSelector": {"matchLabels": {kube.LABEL_TIER: tier.instance}}}],
+                "ports": [{"port": "lmcache", "protocol": "TCP"}],
+            }
+        ],
+    }
+    manifest = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": tier.metadata("agent"),
+        "spec": spec,
+    }
+    return Part("network-policy", manifest)
+
+
+def _daemon_set(tier: Tier) -> Part:
+    update = tier.spec.update_strategy
+    rolling = update.type == "RollingUpdate"
+    spec = {
+        "selector": {"matchLabels": tier.selector("agent")},
+        "updateStrategy": kube.prune(
+            {
+                "type": update.type,
+                "rollingUpdate": {"maxUnavailable": update.max_unavailable} if rolling else None,
+            }
+        ),
+        "minReadySeconds": _MIN_READY_SECONDS,
+        "template": _agent_template(tier),
+    }
+    manifest = {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": tier.metadata("agent"), "spec": spec}
+    return Part(AGENTS, manifest, ready=DAEMONSET_READY + (DAEMONSET_ROLLED if rolling else ""))
+
+
+def _agent_template(tier: Tier) -> kube.Manifest:
+    spec = tier.spec.lmcache
+    wanted = tier.spec.placement
+    cdi = wanted.gpu_access.type == "CDI"
+    budget = sizing.agent_memory(spec.cpu_tier_gib_per_node)
+    tcp = {"tcpSocket": {"port": "lmcache"}}
+    disks, mounts = _agent_volumes(tier)
+    command = [_LMCACHE, "server"]
+    if spec.disk_tier:
+        # Nothing recounts the files a disk holds from before a start, so each start begins with an empty one.
+        clear = f"rm -rf {volumes.DISK_DIR}/kv && mkdir {volumes.DISK_DIR}/kv"
+        command = ["/bin/sh", "-c", f'{clear} && exec {_LMCACHE} server "$@"', "lmcache"]
+    container = kube.prune(
+        {
+            "name": "lmcache",
+            "image": tier.spec.images.lmcache or tier.release.lmcache_image,
+            "command": command,
+            "args": _agent_args(tier),
+            "env": _agent_env(tier),
+            "ports": [{"name": "lmcache", "containerPort": SERVER_PORT}],
+            "resources": {
+                "requests": {"cpu": "4", "memory": f"{budget.request}Gi"},
+                "limits": {"memory": f"{budget.limit}Gi"},
+            },
+            "startupProbe": tcp | {"periodSeconds": 5, "failureThreshold": _STARTUP_FAILURES},
+            "readinessProbe": tcp | {"periodSeconds": 5},
+            "livenessProbe": tcp | {"periodSeconds": 10},
+            "securityContext": kube.prune(
+                {
+                    "allowPrivilegeEscalation": False,
+                    "capabilities": {"drop": ["ALL"]},
+                    # Files in a shared /dev/shm are their owner's alone, and engines run as root (LMCache #3862).
+                    "runAsUser": 0 if spec.ipc == "Shared" else None,
+                }
+            ),
+            "volumeMounts": mounts,
+        }
+    )
+    pod = kube.prune(
+        {
+            "serviceAccountName": tier.instance,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "runtimeClassName": None if cdi else wanted.gpu_access.runtime_class_name or None,
+            "priorityClassName": wanted.priority_class_name,
+            "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+            "nodeSelector": wanted.node_selector,
+            "affinity": placement.affinity(placement.node_terms(wanted)),
+            "tolerations": [t.manifest() for t in wanted.tolerations],
+            "containers": [container],
+            "volumes": disks,
+        }
+    )
+    annotations = {"nvidia.cdi.k8s.io/container.lmcache": "management.nvidia.com/gpu=all"} if cdi else {}
+    metadata = kube.prune({"labels": tier.selector("agent") | kube.MANAGED_BY, "annotations": annotations})
+    return {"metadata": metadata, "spec": pod}
+
+
+def _agent_args(tier: Tier) -> list[str]:
+    spec = tier.spec.lmcache
+    size = sizing.amount("--l1-size-gb", spec.cpu_tier_gib_per_node * sizing.GIB)
+    args = [
+        "--host=0.0.0.0",
+        f"--port={SERVER_PORT}",
+        # The admin API knows no authentication, so it stays on loopback and probes are TCP.
+        "--http-host=127.0.0.1",
+        f"--http-port={HTTP_PORT}",
+        f"--prometheus-port={METRICS_PORT}",
+        "--instance-id=$(NODE_NAME)",
+        f"--l1-size-gb={size}",
+        "--eviction-policy=LRU",
+        f"--chunk-size={spec.chunk_size}",
+        "--hash-algorithm=blake3",
+        f"--worker-reap-timeout-seconds={_REAP_SECONDS}",
+        f"--worker-registration-grace-seconds={_GRACE_SECONDS}",
+    ]
+    if spec.ipc == "Isolated":
+        args.append("--isolated-ipc")
+    return [*args, *(f"--l2-adapter={kube.compact(adapter)}" for adapter in _adapters(tier))]
+
+
+def _adapters(tier: Tier) -> list[dict[str, object]]:
+    """L2 in order of speed: the node's disk, then Redis."""
+    spec = tier.spec.lmcache
+    adapters: list[dict[str, object]] = []
+    if spec.disk_tier:
+        capacity = sizing.disk_capacity(sizing.quantity(spec.disk_tier.size_per_node))
+        adapters.append(
+            {
+                "type": "fs_native",
+                "base_path": f"{volumes.DISK_DIR}/kv",
+                "use_odirect": True,
+                "max_capacity_gb": sizing.amount("max_capacity_gb", capacity),
+                "eviction": _EVICTION,
+            }
+        )
+    redis = spec.redis
+    if redis:
+        resp: dict[str, object] = {"type": "resp", "host": redis.host, "port": redis.port}
+        # One evictor, never two: the agent's own where a capacity is given, else the server's policy.
+        if redis.max_capacity_gib:
+            capacity = redis.max_capacity_gib * sizing.GIB
+            resp |= {"max_capacity_gb": sizing.amount("max_capacity_gb", capacity), "eviction": _EVICTION}
+        adapters.append(resp)
+    return adapters
+
+
+def _agent_env(tier: Tier) -> list[kube.Manifest]:
+    env: list[kube.Manifest] = [
+        {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+        {"name": "LMCACHE_TRACK_USAGE", "value": "false"},
+    ]
+    if tier.spec.placement.gpu_access.type == "Runtime":
+        # All of the node's GPUs, and none of them claimed: engines own them.
+        env += [
+            {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"},
+            {"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "all"},
+        ]
+    return env + resp_env(tier)
+
+
+def _agent_volumes(tier: Tier) -> tuple[list[kube.Manifest], list[kube.Manifest]]:
+    spec = tier.spec.lmcache
+    disks: list[kube.Manifest] = []
+    mounts: list[kube.Manifest] = []
+    disk = spec.disk_tier
+    if disk and disk.host_path:
+        disks.append({"name": "disk", "hostPath": {"path": disk.host_path.path, "type": "DirectoryOrCreate"}})
+        # Two tiers may be given the same folder.
+        mounts.append({"name": "disk", "mountPath": volumes.DISK_DIR, "subPath": tier.instance})
+    elif disk:
+        disks.append(volumes.ephemeral_disk(disk.storage_class_name, disk.size_per_node))
+        mounts.append({"name": "disk", "mountPath": volumes.DISK_DIR})
+    if spec.ipc == "Shared":
+        disks.append(volumes.SHM_VOLUME)
+        mounts.append(volumes.SHM_MOUNT)
+    return disks, mounts

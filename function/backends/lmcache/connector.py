@@ -1,0 +1,103 @@
+"""What engines mount, and what they are told: the in-process connector's YAML, the multiprocess connector's JSON."""
+
+from function import kube, sizing
+from function.api.tier import Mode
+from function.backends.base import CONNECTOR, Invalid, Part, Site, Tier
+from function.backends.lmcache import redis, volumes
+
+SERVER_PORT = 5555
+YAML_KEY = "lmcache.yaml"
+JSON_KEY = "kv-transfer-config.json"
+CONFIG_DIR = "/etc/kv-offload"
+MULTIPROCESS = "LMCacheMPConnector"
+IN_PROCESS = "LMCacheConnectorV1"
+
+
+def config_map(tier: Tier, site: Site) -> Part:
+    """Plan the ConfigMap that every engine of the tier mounts."""
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": tier.metadata(),
+        "data": connector_files(tier, site),
+    }
+    return Part(CONNECTOR, manifest)
+
+
+def connector_files(tier: Tier, site: Site) -> dict[str, str]:
+    """Write what engines mount: YAML for the in-process connector, and the multiprocess connector's JSON to read.
+
+    Raises:
+        Invalid: mode InProcess on a site whose GPUs per node are unknown, or with less than 1 GiB a rank.
+    """
+    mode = tier.spec.lmcache.mode
+    files = {}
+    if mode is not Mode.MULTIPROCESS:
+        files[YAML_KEY] = _yaml(tier, site)
+    if mode is not Mode.IN_PROCESS:
+        files[JSON_KEY] = kube.compact(multiprocess_config(tier, policy=False)) + "\n"
+    return files
+
+
+def _yaml(tier: Tier, site: Site) -> str:
+    spec = tier.spec.lmcache
+    rank = sizing.STAGING_GIB_PER_RANK
+    settings: dict[str, object] = {
+        "chunk_size": spec.chunk_size,
+        "local_cpu": True,
+        # Seeded by PYTHONHASHSEED, which keeps cache identities apart; the others fail or ignore it in old versions.
+        "pre_caching_hash_algorithm": "builtin",
+        "remote_serde": "naive",
+        "save_unfull_chunk": False,
+    }
+    if spec.mode is Mode.IN_PROCESS:
+        rank, gpus = rank_gib(tier, site)
+        if spec.disk_tier:
+            disk = sizing.disk_capacity(sizing.quantity(spec.disk_tier.size_per_node)) / gpus
+            settings |= {
+                "local_disk": f"file://{volumes.DISK_DIR}/",
+                "max_local_disk_size": float(sizing.amount("max_local_disk_size", disk)),
+            }
+    settings["max_local_cpu_size"] = float(sizing.amount("max_local_cpu_size", rank * sizing.GIB))
+    if spec.redis and not spec.redis.secret_ref:
+        settings["remote_url"] = redis.url(spec.redis)
+    # Every value is a number, a bool or a string, and JSON's form of those is YAML's.
+    return "".join(f"{key}: {kube.compact(value)}\n" for key, value in sorted(settings.items()))
+
+
+def rank_gib(tier: Tier, site: Site) -> tuple[int, int]:
+    """Share a node's memory among its GPUs: GiB per rank, and the GPUs."""
+    gpus = tier.spec.placement.gpus_per_node or site.gpus_per_node
+    if not gpus:
+        raise Invalid(
+            "spec.placement.gpusPerNode is required with lmcache.mode InProcess, "
+            f"since InferenceCluster {tier.spec.inference_cluster_ref.name} reports no GPU pools"
+        )
+    node = tier.spec.lmcache.cpu_tier_gib_per_node
+    rank = sizing.rank_gib(node, gpus)
+    if not rank:
+        raise Invalid(
+            f"spec.lmcache.cpuTierGiBPerNode (is {node}) is less than 1 GiB for each of {gpus} GPUs; "
+            f"set at least {gpus}"
+        )
+    return rank, gpus
+
+
+def multiprocess_config(tier: Tier, *, policy: bool) -> dict[str, object]:
+    """Write vLLM's kv-transfer-config for the agents; with `policy` for a vLLM that has kv_load_failure_policy."""
+    spec = tier.spec.lmcache
+    config: dict[str, object] = {
+        "kv_connector": MULTIPROCESS,
+        "kv_role": "kv_both",
+        # Without it vLLM may fall back to its own, older connector, which ignores isolated_ipc.
+        "kv_connector_module_path": "lmcache.integration.vllm.lmcache_mp_connector",
+        "kv_connector_extra_config": {
+            "lmcache.mp.host": f"tcp://{tier.instance}.{tier.spec.target_namespace}.svc",
+            "lmcache.mp.port": str(SERVER_PORT),
+            "lmcache.mp.isolated_ipc": spec.ipc == "Isolated",
+        },
+    }
+    if policy:
+        # A lost cache is recomputed; the default would abort the requests that wait for it.
+        config["kv_load_failure_policy"] = "recompute"
+    return config

@@ -1,0 +1,81 @@
+"""What goes into an engine: the patch of each connector."""
+
+from function import kube, placement, sizing
+from function.backends.base import EnginePatch, Notice, Site, Tier
+from function.backends.lmcache import connector, volumes
+from function.backends.lmcache.redis import remote_env
+from function.engines import Engine, versions
+
+_CONFIG_MOUNT: kube.Manifest = {"name": "kv-offload", "mountPath": connector.CONFIG_DIR, "readOnly": True}
+
+
+def multiprocess(tier: Tier, engine: Engine, support: versions.VLLM) -> EnginePatch:
+    """Attach an engine to its node's agent."""
+    shared = tier.spec.lmcache.ipc == "Shared"
+    config = connector.multiprocess_config(tier, policy=support.load_failure_policy)
+    return EnginePatch(
+        tier=tier.ref,
+        connector=connector.MULTIPROCESS,
+        env=[{"name": "LMCACHE_TRACK_USAGE", "value": "false"}],
+        args=["--kv-transfer-config", kube.compact(config)],
+        mounts=[_CONFIG_MOUNT, *([volumes.SHM_MOUNT] if shared else [])],
+        volumes=[_config_volume(tier), *([volumes.SHM_VOLUME] if shared else [])],
+        labels={kube.LABEL_TIER: tier.instance},
+        # Only a node with an agent can serve this engine.
+        node_selector=tier.spec.placement.node_selector,
+        affinity=placement.node_terms(tier.spec.placement),
+        tolerations=[t.manifest() for t in tier.spec.placement.tolerations],
+        notices=_image_notices(engine, versions.LMCACHE_MULTIPROCESS),
+    )
+
+
+def in_process(tier: Tier, site: Site, engine: Engine, *, whole_tier: bool) -> EnginePatch:
+    """Attach an engine that holds KV in its own process; `whole_tier` adds its share of the node's disk."""
+    spec = tier.spec.lmcache
+    oldest = engine.lmcache or (engine.support.oldest_lmcache if engine.support else (0, 0, 0))
+    files = connector.connector_files(tier, site)
+    env, notices = remote_env(tier, engine, oldest)
+    disks, mounts = [_config_volume(tier)], [_CONFIG_MOUNT]
+    if whole_tier and spec.disk_tier:
+        _, gpus = connector.rank_gib(tier, site)
+        share = sizing.quantity(spec.disk_tier.size_per_node) * min(engine.ranks, gpus) / gpus
+        disks.append(volumes.ephemeral_disk(spec.disk_tier.storage_class_name, sizing.share_quantity(share)))
+        mounts.append({"name": "disk", "mountPath": volumes.DISK_DIR})
+    experimental = [{"name": "LMCACHE_USE_EXPERIMENTAL", "value": "True"}] if oldest < versions.LMCACHE_RESP else []
+    return EnginePatch(
+        tier=tier.ref,
+        connector=connector.IN_PROCESS,
+        env=[
+            {"name": "LMCACHE_CONFIG_FILE", "value": f"{connector.CONFIG_DIR}/{connector.YAML_KEY}"},
+            *experimental,
+            # Not only politeness: from 0.4.5 on, usage reports hold the Redis URL, password and all.
+            {"name": "LMCACHE_TRACK_USAGE", "value": "false"},
+            {"name": "PYTHONHASHSEED", "value": engine.identity.seed},
+            *env,
+        ],
+        args=["--kv-transfer-config", kube.compact({"kv_connector": connector.IN_PROCESS, "kv_role": "kv_both"})],
+        mounts=mounts,
+        volumes=disks,
+        labels={kube.LABEL_TIER: tier.instance},
+        # A ConfigMap that changes restarts nothing; this does.
+        annotations={f"{kube.DOMAIN}/connector-hash": kube.digest(files[connector.YAML_KEY])[:12]},
+        notices=[*_image_notices(engine, oldest), *notices],
+    )
+
+
+def _image_notices(engine: Engine, needed: versions.Version) -> list[Notice]:
+    if engine.lmcache is not None:
+        return []
+    return [
+        Notice(
+            "EngineImageUnverified",
+            "LMCacheUnknown",
+            f"whether image {engine.image!r} holds LMCache, {versions.show(needed)} or newer, is not known; "
+            "without it the engine fails at start. lmcache/vllm-openai images hold it",
+        )
+    ]
+
+
+def _config_volume(tier: Tier) -> kube.Manifest:
+    # Not optional: the pod waits for its tier.
+    return {"name": "kv-offload", "configMap": {"name": tier.instance}}

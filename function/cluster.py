@@ -1,0 +1,143 @@
+"""InferenceClusters: what others read of one, and the composer of the standalone kind."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from crossplane.function import resource
+from crossplane.function.proto.v1 import run_function_pb2 as fnv1
+
+from function import api, kube, resolve
+from function.api.cluster import ClusterSpec
+from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
+from function.delivery import API_VERSION, CONFIG_KIND, Delivered
+
+MODELPLANE = "modelplane.ai/v1alpha1"
+PROVIDER_CONFIG = "provider-config"
+
+_GPU_DRIVERS = ("gpu.nvidia.com", "gpu.amd.com")
+
+
+@dataclass(frozen=True)
+class View:
+    """What a tier or an engine reads of its InferenceCluster."""
+
+    name: str
+    found: resolve.Found
+
+    @classmethod
+    def require(cls, req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse, name: str) -> "View":
+        """Require an InferenceCluster by name."""
+        ref = resolve.Reference(MODELPLANE, "InferenceCluster", name)
+        return cls(name, resolve.require(req, rsp, "cluster", ref))
+
+    @property
+    def provider_config(self) -> str:
+        """The ClusterProviderConfig that reaches it; empty where none is known."""
+        return kube.text(self.found.resource, "status", "providerConfigRef", "name")
+
+    @property
+    def gpus_per_node(self) -> int | None:
+        """The GPUs of the pool with the most, by its DRA devices; None where no pool is known.
+
+        The most, because a share for as many ranks fits the smaller pools as well.
+        """
+        pools = kube.at(self.found.resource, "status", "gpuPools")
+        counts = [
+            sum(
+                kube.integer(device.struct_value, "count") or 1
+                for device in (devices.list_value.values if devices is not None else ())
+                if kube.text(device.struct_value, "driver") in _GPU_DRIVERS
+            )
+            for pool in (pools.list_value.values if pools is not None else ())
+            for devices in [kube.at(pool.struct_value, "devices")]
+        ]
+        return max(counts, default=0) or None
+
+    @property
+    def act(self) -> bool:
+        """Whether a person has to act before this cluster can be used; not while Crossplane is still looking it up."""
+        return self.found.state is not resolve.State.UNRESOLVED
+
+    def verdict(self, in_use: str) -> tuple[str, str, str]:
+        """Say whether this cluster can be delivered to, as a condition's status, reason and message.
+
+        Args:
+            in_use: The provider config of what was delivered before, which is never changed; empty before.
+        """
+        kept = "; what runs there stays as it is" if in_use else ""
+        if self.found.state is resolve.State.UNRESOLVED:
+            return UNKNOWN, "Waiting", f"InferenceCluster {self.name} is not read yet"
+        if not self.found.present:
+            return FALSE, "ClusterNotFound", f"InferenceCluster {self.name} does not exist{kept}"
+        if not self.provider_config:
+            return FALSE, "NoProviderConfig", f"InferenceCluster {self.name} has no status.providerConfigRef yet{kept}"
+        if in_use and in_use != self.provider_config:
+            return (
+                FALSE,
+                "ProviderConfigChanged",
+                f"InferenceCluster {self.name} now names provider config {self.provider_config}; what runs was "
+                f"delivered by {in_use} and stays with it. Bring that name back, or delete and recreate this resource",
+            )
+        return TRUE, "Reachable", f"InferenceCluster {self.name} is reached by provider config {self.provider_config}"
+
+    def answers(self, delivered: Iterable[Delivered]) -> tuple[str, str, str]:
+        """Say whether the cluster takes what is sent: the provider's Ready stays True while it is unreachable."""
+        parts = sorted(delivered, key=lambda d: d.name)
+        failed = [d.message for d in parts if d.message]
+        if failed:
+            return FALSE, "ApplyFailed", f"InferenceCluster {self.name} did not take {failed[0]}"
+        waiting = [d.name for d in parts if not d.synced]
+        if waiting:
+            return UNKNOWN, "Applying", f"InferenceCluster {self.name} has not answered yet for {', '.join(waiting)}"
+        return self.verdict(self.provider_config)
+
+
+ACCEPTED = "Accepted"
+VOCABULARY = {ACCEPTED: Condition(UNKNOWN, "Waiting", "Waiting for what comes before")}
+
+
+def compose(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse) -> None:
+    """Compose a standalone InferenceCluster: its ClusterProviderConfig, and the status that tiers read.
+
+    It has no requirements, so a wrong spec may be fatal: everything that was composed stays.
+    """
+    xr = req.observed.composite.resource
+    name = kube.required_text(xr, "metadata", "name")
+    conditions = Conditions(VOCABULARY)
+    try:
+        spec = api.parse(ClusterSpec, kube.plain(kube.sub(xr, "spec") or xr.__class__()))
+    except api.Invalid as e:
+        conditions.set(ACCEPTED, FALSE, "InvalidSpec", str(e), warn=True)
+        conditions.write(req, rsp)
+        rsp.results.append(
+            fnv1.Result(severity=fnv1.SEVERITY_FATAL, reason="InvalidSpec", message=f"InferenceCluster {name}: {e}")
+        )
+        return
+    credentials: kube.Manifest = {"source": "InjectedIdentity"}
+    if spec.cluster.existing:
+        ref = spec.cluster.existing.secret_ref
+        credentials = {
+            "source": "Secret",
+            "secretRef": {"namespace": kube.SYSTEM_NAMESPACE, "name": ref.name, "key": ref.key},
+        }
+    config = kube.child_name(name, "kubeconfig")
+    desired = rsp.desired.resources[PROVIDER_CONFIG]
+    desired.Clear()
+    resource.update(
+        desired,
+        {
+            "apiVersion": API_VERSION,
+            "kind": CONFIG_KIND,
+            "metadata": {"name": config, "labels": dict(kube.MANAGED_BY)},
+            "spec": {"credentials": credentials},
+        },
+    )
+    # A provider config has no readiness of its own: it is ready once it is there.
+    ready = PROVIDER_CONFIG in req.observed.resources
+    desired.ready = fnv1.READY_TRUE if ready else fnv1.READY_UNSPECIFIED
+    conditions.set(ACCEPTED, TRUE, "Accepted", f"The cluster is reached by ClusterProviderConfig {config}")
+    conditions.write(req, rsp)
+    resource.update_status(
+        rsp.desired.composite, {"providerConfigRef": {"name": config}, "namespace": kube.SYSTEM_NAMESPACE}
+    )
+    rsp.desired.composite.ready = fnv1.READY_TRUE if ready else fnv1.READY_FALSE

@@ -1,0 +1,211 @@
+"""Puts Parts on an inference cluster: one provider-kubernetes Object each, and what is read back from it.
+
+What is absent from desired after a run is deleted, so everything observed either gets a new manifest or is kept.
+An Object never changes its provider config: that would start a second copy on another cluster and forget the first.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from crossplane.function import resource
+from crossplane.function.proto.v1 import run_function_pb2 as fnv1
+from google.protobuf import struct_pb2 as structpb
+
+from function import kube
+from function.backends.base import Part
+
+API_VERSION = "kubernetes.m.crossplane.io/v1alpha1"
+KIND = "Object"
+CONFIG_KIND = "ClusterProviderConfig"
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What is known of one part on the cluster.
+
+    `observed`: its Object exists. `synced`: the last apply went through. `current`: the cluster holds what we want.
+    `ready`: all of these, and the provider says Ready. `remote`: the manifest as last seen on the cluster.
+    """
+
+    name: str
+    observed: bool = False
+    synced: bool = False
+    current: bool = False
+    ready: bool = False
+    message: str = ""
+    remote: structpb.Struct | None = None
+
+
+class Delivery:
+    """The Objects of one composite."""
+
+    def __init__(self, req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse, prefix: str) -> None:
+        """Look at what is observed.
+
+        Args:
+            req: The request.
+            rsp: The response that desired Objects are written to.
+            prefix: What Object names begin with: the composite's kind and name, since kinds share a namespace.
+        """
+        self._rsp = rsp
+        self._prefix = prefix
+        managed = next(iter(kube.MANAGED_BY.items()))
+        self._observed: dict[str, structpb.Struct] = {
+            key: observed.resource
+            for key, observed in sorted(req.observed.resources.items())
+            if kube.text(observed.resource, "kind") == KIND
+            and kube.text(observed.resource, "metadata", "labels", managed[0]) == managed[1]
+        }
+        self.delivered: dict[str, Delivered] = {}
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything was delivered before."""
+        return bool(self._observed)
+
+    @property
+    def cluster(self) -> str:
+        """The cluster that everything observed is on; empty before anything is."""
+        return next(
+            (kube.text(o, "metadata", "annotations", kube.ANNOTATION_CLUSTER) for o in self._observed.values()), ""
+        )
+
+    @property
+    def provider_config(self) -> str:
+        """The provider config that everything observed uses; empty before anything is."""
+        return next((kube.text(o, "spec", "providerConfigRef", "name") for o in self._observed.values()), "")
+
+    def observed(self, part: str, cluster: str) -> structpb.Struct | None:
+        """Find a part's observed Object."""
+        return self._observed.get(_key(part, cluster))
+
+    def put(self, part: Part, cluster: str, provider_config: str) -> Delivered:
+        """Deliver a part.
+
+        Args:
+            part: The part.
+            cluster: The InferenceCluster's name.
+            provider_config: The ClusterProviderConfig's name, for an Object that does not exist yet.
+
+        Returns:
+            What is known of it now.
+        """
+        key = _key(part.name, cluster)
+        observed = self._observed.get(key)
+        digest = part_hash(part)
+        metadata = part.manifest["metadata"]
+        annotations = {**metadata.get("annotations", {}), kube.ANNOTATION_HASH: digest}
+        manifest = {**part.manifest, "metadata": {**metadata, "annotations": annotations}}
+        readiness = {"policy": "DeriveFromCelQuery", "celQuery": part.ready} if part.ready else {}
+        desired = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {
+                "name": kube.child_name(*self._prefix.split("/"), part.name, cluster),
+                "labels": dict(kube.MANAGED_BY),
+                "annotations": {kube.ANNOTATION_CLUSTER: cluster, **part.annotations},
+            },
+            "spec": kube.prune(
+                {
+                    "providerConfigRef": {
+                        "kind": CONFIG_KIND,
+                        "name": kube.text(observed, "spec", "providerConfigRef", "name") or provider_config,
+                    },
+                    # Status follows the cluster's instead of the provider's poll of ten minutes.
+                    "watch": True if part.ready else None,
+                    "readiness": readiness,
+                    "forProvider": {"manifest": manifest},
+                }
+            ),
+        }
+        target = self._rsp.desired.resources[key]
+        target.Clear()
+        resource.update(target, desired)
+        return self._report(part.name, key, observed, digest)
+
+    def keep(self, part: str, cluster: str) -> Delivered:
+        """Desire a part as it is observed; nothing where it is not."""
+        key = _key(part, cluster)
+        observed = self._observed.get(key)
+        if observed is None:
+            return Delivered(part)
+        return self._keep(part, key, observed)
+
+    def keep_all(self) -> None:
+        """Desire everything that was delivered before, as it is observed."""
+        for key, observed in self._observed.items():
+            if key not in self._rsp.desired.resources:
+                self._keep(key, key, observed)
+
+    def _keep(self, part: str, key: str, observed: structpb.Struct) -> Delivered:
+        """Desire an Object's own fields again; the provider's and the API server's defaults stay theirs."""
+        desired = structpb.Struct()
+        desired["apiVersion"] = API_VERSION
+        desired["kind"] = KIND
+        metadata = desired.get_or_create_struct("metadata")
+        metadata["name"] = kube.text(observed, "metadata", "name")
+        for field in ("labels", "annotations"):
+            found = kube.sub(observed, "metadata", field)
+            own = {
+                k: v.string_value
+                for k, v in (found.fields.items() if found else ())
+                if k.startswith(kube.DOMAIN) or k in kube.MANAGED_BY
+            }
+            metadata.get_or_create_struct(field).update(own)
+        spec = desired.get_or_create_struct("spec")
+        for field in ("providerConfigRef", "watch", "readiness", "forProvider"):
+            value = kube.at(observed, "spec", field)
+            if value is not None and not (field == "watch" and not value.bool_value):
+                spec.fields[field].CopyFrom(value)
+        # A default that the API server wrote, where we wrote none.
+        if "readiness" in spec.fields and not kube.text(spec, "readiness", "celQuery"):
+            del spec.fields["readiness"]
+        target = self._rsp.desired.resources[key]
+        target.Clear()
+        target.resource.CopyFrom(desired)
+        return self._report(part, key, observed, _wanted_hash(observed))
+
+    def _report(self, part: str, key: str, observed: structpb.Struct | None, digest: str) -> Delivered:
+        if observed is None:
+            found = Delivered(part)
+        else:
+            status, reason, message = kube.condition(observed, "Synced")
+            remote = kube.sub(observed, "status", "atProvider", "manifest")
+            current = kube.text(remote, "metadata", "annotations", kube.ANNOTATION_HASH) == digest
+            current = current and _settled(remote)
+            synced = status == "True"
+            ready = synced and current and kube.condition(observed, "Ready")[0] == "True"
+            failed = f"{kube.text(observed, 'metadata', 'name')}: {message or reason}" if status == "False" else ""
+            found = Delivered(
+                part, observed=True, synced=synced, current=current, ready=ready, message=failed, remote=remote
+            )
+        if found.ready:
+            self._rsp.desired.resources[key].ready = fnv1.READY_TRUE
+        self.delivered[part] = found
+        return found
+
+
+def part_hash(part: Part) -> str:
+    """Hash what a part puts on the cluster; a Secret's bytes are stood for by the part's version."""
+    manifest = {k: v for k, v in part.manifest.items() if k not in ("data", "stringData") or not part.version}
+    return kube.digest([manifest, part.version])[:12]
+
+
+def revision(parts: Iterable[Part]) -> str:
+    """Hash all parts of a composite: what is rolled out."""
+    return kube.digest(sorted((p.name, part_hash(p)) for p in parts))[:12]
+
+
+def _key(part: str, cluster: str) -> str:
+    return f"{part}-{cluster}"
+
+
+def _wanted_hash(observed: structpb.Struct) -> str:
+    return kube.text(observed, "spec", "forProvider", "manifest", "metadata", "annotations", kube.ANNOTATION_HASH)
+
+
+def _settled(remote: structpb.Struct | None) -> bool:
+    """Whether a workload's controller has seen its newest spec; what has no such status always has."""
+    if kube.at(remote, "status", "observedGeneration") is None:
+        return True
+    return kube.integer(remote, "status", "observedGeneration") >= kube.integer(remote, "metadata", "generation")

@@ -1,0 +1,394 @@
+"""Composes a standalone ModelDeployment: resolve -> engine -> attach -> deliver -> report."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from crossplane.function import resource
+from crossplane.function.proto.v1 import run_function_pb2 as fnv1
+from google.protobuf import struct_pb2 as structpb
+
+from function import api, attach, backends, kube, resolve, tier
+from function.api.deployment import DeploymentSpec, TierRef
+from function.backends.base import EnginePatch, Invalid, Part, Refusal, Site, Tier
+from function.cluster import MODELPLANE
+from function.cluster import View as ClusterView
+from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
+from function.delivery import Delivered, Delivery, revision
+from function.engines import args, vllm
+
+ACCEPTED = "Accepted"
+CLUSTER_REACHABLE = "ClusterReachable"
+TIER_ATTACHED = "TierAttached"
+ENGINE_READY = "EngineReady"
+UP_TO_DATE = "UpToDate"
+# Warnings: True is what somebody should look at.
+TIER_UNUSED = "TierUnusedByEngine"
+IMAGE_UNVERIFIED = "EngineImageUnverified"
+USER_OVERRIDES = "UserOverrides"
+MULTIPROCESS_FORCED = "MultiprocessForced"
+REMOTE_NOT_ATTACHED = "RemoteNotAttached"
+
+_STATES = (ACCEPTED, CLUSTER_REACHABLE, TIER_ATTACHED, ENGINE_READY, UP_TO_DATE)
+_WARNINGS = (TIER_UNUSED, IMAGE_UNVERIFIED, USER_OVERRIDES, MULTIPROCESS_FORCED, REMOTE_NOT_ATTACHED)
+VOCABULARY: Mapping[str, Condition] = {
+    **dict.fromkeys(_STATES, Condition(UNKNOWN, "Waiting", "Waiting for what comes before")),
+    **dict.fromkeys(_WARNINGS, Condition(FALSE, "Nothing", "Nothing to warn of")),
+}
+
+ENGINE = "engine"
+SERVICE = "service"
+DEFAULT_NAMESPACE = "default"
+
+DEPLOYMENT_READY = (
+    "has(object.status) && has(object.status.observedGeneration)"
+    " && object.status.observedGeneration >= object.metadata.generation"
+    " && has(object.status.conditions)"
+    ' && object.status.conditions.exists(c, c.type == "Available" && c.status == "True")'
+    " && (object.spec.replicas == 0 || (has(object.status.updatedReplicas)"
+    " && object.status.updatedReplicas == object.spec.replicas))"
+)
+
+
+def compose(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse) -> None:
+    """Compose a ModelDeployment; see Composer."""
+    Composer(req, rsp).compose()
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """What becomes of the tierRef: a patch, or none; and with `hold`, an engine that never ran is not started yet."""
+
+    patch: EnginePatch | None = None
+    hold: bool = False
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """Why a tier cannot be attached to now: the condition's reason and message. `waiting`: not yet known at all."""
+
+    reason: str
+    message: str
+    waiting: bool = False
+
+
+class Composer:
+    """One run over one ModelDeployment."""
+
+    def __init__(self, req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse) -> None:
+        """Look at the composite; raises Malformed for one without a name."""
+        self.req, self.rsp = req, rsp
+        self.xr = req.observed.composite.resource
+        self.name = kube.required_text(self.xr, "metadata", "name")
+        self.namespace = kube.text(self.xr, "metadata", "namespace") or "default"
+        self.instance = kube.child_name("engine", self.namespace, self.name)
+        self.delivery = Delivery(req, rsp, f"engine/{self.name}")
+        self.conditions = Conditions(VOCABULARY)
+        self.parts: list[Part] = []
+        self.patch: EnginePatch | None = None
+        self.cluster = ""
+        self.namespace_there = DEFAULT_NAMESPACE
+
+    def compose(self) -> None:
+        """Compose, and report whatever came of it."""
+        spec = self.accept()
+        if spec:
+            self.resolve_and_deliver(spec)
+        if not self.parts:
+            self.delivery.keep_all()
+        self.report()
+
+    def accept(self) -> DeploymentSpec | None:
+        """Read the spec; a wrong one changes nothing that runs."""
+        try:
+            spec = api.parse(DeploymentSpec, kube.plain(kube.sub(self.xr, "spec") or structpb.Struct()))
+        except api.Invalid as e:
+            self.conditions.set(ACCEPTED, FALSE, "InvalidSpec", str(e), warn=True)
+            return None
+        self.conditions.set(ACCEPTED, TRUE, "Accepted", "The spec can be composed")
+        return spec
+
+    # --- resolve ----------------------------------------------------------------------------------------------
+
+    def resolve_and_deliver(self, spec: DeploymentSpec) -> None:
+        """Resolve tier and cluster, attach, and deliver; leaves parts empty where everything stays as it is."""
+        found = self.resolve_tier(spec.engine.kv_cache.tier_ref) if spec.engine.kv_cache else None
+        name = self.resolve_cluster_name(spec, found)
+        if not name:
+            assert isinstance(found, Unavailable)  # without a tierRef the spec names the cluster
+            self.conditions.set(
+                TIER_ATTACHED, UNKNOWN if found.waiting else FALSE, found.reason, found.message, warn=not found.waiting
+            )
+            return
+        self.cluster = name
+        cluster = ClusterView.require(self.req, self.rsp, name)
+        status, reason, message = cluster.verdict(self.delivery.provider_config)
+        self.conditions.set(CLUSTER_REACHABLE, status, reason, message, warn=cluster.act and status == FALSE)
+        attachment = self.attach(spec, found, cluster)
+        self.patch = attachment.patch
+        provider_config = self.delivery.provider_config or cluster.provider_config
+        held = attachment.hold and not self.delivery.exists
+        if held or not provider_config:
+            return
+        self.deliver(spec, cluster, provider_config)
+        self.check_cluster(spec, cluster)
+
+    def resolve_tier(self, ref: TierRef) -> Tier | Unavailable:
+        """Require the tier that the engine names, and read it."""
+        wanted = resolve.Reference(MODELPLANE, ref.kind, ref.name, ref.namespace)
+        found = resolve.require(self.req, self.rsp, "tier", wanted)
+        if found.state is resolve.State.UNRESOLVED:
+            return Unavailable("Waiting", f"{wanted} is not read yet", waiting=True)
+        if found.resource is None:
+            return Unavailable("TierNotFound", f"{wanted} does not exist")
+        try:
+            got = tier.read(found.resource)
+        except api.Invalid as e:
+            return Unavailable("TierInvalid", f"{wanted} cannot be used: {e}")
+        if got.spec.allowed_namespaces.from_ == "Same" and self.namespace != got.namespace:
+            return Unavailable(
+                "NamespaceNotAllowed",
+                f"{wanted} may be named from namespace {got.namespace} only (its allowedNamespaces.from is Same)",
+            )
+        return got
+
+    def resolve_cluster_name(self, spec: DeploymentSpec, found: Tier | Unavailable | None) -> str:
+        """Name the cluster: where the engine runs, else where the spec says, else the tier's; empty if unknown."""
+        if self.delivery.exists:
+            return self.delivery.cluster
+        if spec.inference_cluster_ref:
+            return spec.inference_cluster_ref.name
+        return found.spec.inference_cluster_ref.name if isinstance(found, Tier) else ""
+
+    # --- attach -----------------------------------------------------------------------------------------------
+
+    def attach(self, spec: DeploymentSpec, found: Tier | Unavailable | None, cluster: ClusterView) -> Attachment:
+        """Decide what attaches the engine, from what was asked for, what is known, and what was attached before."""
+        if spec.engine.kv_cache is None or found is None:
+            self.conditions.set(TIER_ATTACHED, FALSE, "NotRequested", "engine.kvCache names no tier")
+            return Attachment()
+        engine, line = vllm.read(spec.engine, namespace=self.namespace, name=self.name)
+        if own := self.own_wiring(line):
+            self.conditions.set(TIER_ATTACHED, FALSE, own.reason, own.message, warn=True)
+            return Attachment()
+        if isinstance(found, Tier):
+            found = self.same_place(found, cluster)
+        decision: EnginePatch | Refusal | Unavailable
+        if isinstance(found, Tier):
+            try:
+                decision = backends.of(found.spec).attach(found, Site(cluster.gpus_per_node), engine)
+            except Invalid as e:
+                decision = Unavailable(
+                    "TierInvalid", f"KVOffloadTier {found.ref} cannot be used: {e}", not cluster.found.present
+                )
+        else:
+            decision = found
+        if isinstance(decision, EnginePatch) and isinstance(found, Tier):
+            # The engine mounts its tier's ConfigMap, so it runs beside it.
+            self.namespace_there = found.spec.target_namespace
+            self.conditions.set(
+                TIER_ATTACHED, TRUE, "Attached", f"By {decision.connector} to KVOffloadTier {decision.tier}"
+            )
+            return Attachment(decision)
+        assert not isinstance(decision, EnginePatch)
+        return self.unattached(spec, decision)
+
+    def own_wiring(self, line: args.CommandLine) -> Refusal | None:
+        """Find what the user wired by hand, which is respected: the engine starts with it, and without the tier."""
+        if own := line.flags(*vllm.OWN_WIRING):
+            return Refusal(
+                "UserConfigured",
+                f"engine.args set {args.names(own)}, which stays as it is; remove it to have the tier attached",
+            )
+        if line.hidden:
+            return Refusal(
+                "CommandHidesArgs",
+                "engine.command starts a shell, which hides the engine's flags; put them into engine.args without a "
+                "shell to have the tier attached",
+            )
+        return None
+
+    def same_place(self, found: Tier, cluster: ClusterView) -> Tier | Unavailable:
+        """Check that the tier is where the engine runs: an engine never moves."""
+        there = found.spec.inference_cluster_ref.name
+        if there != cluster.name:
+            return Unavailable(
+                "TierOnOtherCluster",
+                f"KVOffloadTier {found.ref} is on InferenceCluster {there}, the engine on {cluster.name}",
+            )
+        namespace = self.running_namespace(cluster.name)
+        if namespace and namespace != found.spec.target_namespace:
+            return Unavailable(
+                "TierInOtherNamespace",
+                f"KVOffloadTier {found.ref} is in namespace {found.spec.target_namespace} of {cluster.name}, "
+                f"the engine in {namespace}; recreate the ModelDeployment to move it",
+            )
+        return found
+
+    def unattached(self, spec: DeploymentSpec, why: Refusal | Unavailable) -> Attachment:
+        """Keep what is attached; else wait or serve without, as the user chose."""
+        latched = self.latched()
+        waiting = isinstance(why, Unavailable) and why.waiting
+        if latched:
+            message = f"{why.message}; the engine keeps what attached it to KVOffloadTier {latched.tier}"
+            self.conditions.set(TIER_ATTACHED, TRUE, why.reason, message, warn=not waiting)
+            return Attachment(latched)
+        assert spec.engine.kv_cache is not None
+        wait = spec.engine.kv_cache.on_unavailable == "Wait"
+        if self.delivery.exists:
+            message = f"{why.message}; the engine runs on without it"
+        elif wait:
+            message = f"{why.message}; the engine waits for it (kvCache.onUnavailable is Wait)"
+        else:
+            message = f"{why.message}; the engine starts without it (kvCache.onUnavailable is ServeWithout)"
+        self.conditions.set(TIER_ATTACHED, UNKNOWN if waiting else FALSE, why.reason, message, warn=not waiting)
+        # While a tier is still being looked up, nobody knows yet whether to start without it.
+        return Attachment(hold=wait or waiting)
+
+    def latched(self) -> EnginePatch | None:
+        """Read back what attached the engine before; raises Malformed where somebody changed it."""
+        observed = self.delivery.observed(ENGINE, self.delivery.cluster)
+        text = kube.text(observed, "metadata", "annotations", kube.ANNOTATION_PATCH)
+        if not text:
+            return None
+        if kube.text(observed, "metadata", "annotations", f"{kube.ANNOTATION_PATCH}-hash") != kube.digest(text)[:12]:
+            name = kube.text(observed, "metadata", "name")
+            raise kube.Malformed(f"annotation {kube.ANNOTATION_PATCH} of Object {name} was changed; put it back")
+        return EnginePatch.from_json(text)
+
+    def running_namespace(self, cluster: str) -> str:
+        """The namespace that the engine runs in; empty before it does."""
+        observed = self.delivery.observed(ENGINE, cluster)
+        return kube.text(observed, "spec", "forProvider", "manifest", "metadata", "namespace")
+
+    # --- deliver ----------------------------------------------------------------------------------------------
+
+    def deliver(self, spec: DeploymentSpec, cluster: ClusterView, provider_config: str) -> None:
+        """Deliver the engine's Deployment and Service."""
+        namespace = self.running_namespace(cluster.name) or self.namespace_there
+        line = args.CommandLine(spec.engine.command, spec.engine.args)
+        selector = {"app.kubernetes.io/instance": self.instance, "app.kubernetes.io/component": "engine"}
+        template = vllm.pod_template(spec.engine, line, selector | kube.MANAGED_BY)
+        annotations = {}
+        if self.patch:
+            template, overridden = attach.apply(template, self.patch, vllm.CONTAINER)
+            latch = self.patch.to_json()
+            annotations = {
+                kube.ANNOTATION_PATCH: latch,
+                f"{kube.ANNOTATION_PATCH}-hash": kube.digest(latch)[:12],
+            }
+            self.warn(self.patch, overridden)
+        metadata = {"name": self.instance, "namespace": namespace, "labels": selector | kube.MANAGED_BY}
+        deployment = {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": metadata,
+            "spec": {
+                "replicas": spec.replicas,
+                "selector": {"matchLabels": selector},
+                "template": vllm.finish(template),
+            },
+        }
+        service = {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": metadata,
+            "spec": {"selector": selector, "ports": [vllm.service_port(line)]},
+        }
+        self.parts = [
+            Part(ENGINE, deployment, ready=DEPLOYMENT_READY, annotations=annotations),
+            Part(SERVICE, service),
+        ]
+        for part in self.parts:
+            self.delivery.put(part, cluster.name, provider_config)
+
+    def warn(self, patch: EnginePatch, overridden: list[str]) -> None:
+        """Say what an ML engineer should know about the attachment."""
+        for notice in patch.notices:
+            self.conditions.set(notice.type, TRUE, notice.reason, notice.message, warn=True)
+        if overridden:
+            seed = (
+                " Sharing, and keeping models apart, is now up to PYTHONHASHSEED as set."
+                if "PYTHONHASHSEED" in overridden
+                else ""
+            )
+            self.conditions.set(
+                USER_OVERRIDES,
+                TRUE,
+                "UserEnv",
+                f"engine.env sets {', '.join(overridden)}, which the tier would set otherwise; yours stays.{seed}",
+                warn=True,
+            )
+
+    def check_cluster(self, spec: DeploymentSpec, cluster: ClusterView) -> None:
+        """Say when the cluster does not take what we send, or is no longer the one that the spec names."""
+        if self.conditions.is_true(CLUSTER_REACHABLE):
+            status, reason, message = cluster.answers(self.delivery.delivered.values())
+            self.conditions.set(CLUSTER_REACHABLE, status, reason, message, warn=status == FALSE)
+        wanted = spec.inference_cluster_ref
+        if wanted and wanted.name != cluster.name:
+            self.conditions.set(
+                CLUSTER_REACHABLE,
+                FALSE,
+                "ClusterMoved",
+                f"this engine runs on InferenceCluster {cluster.name} and stays there; for {wanted.name} make another "
+                "ModelDeployment",
+                warn=True,
+            )
+
+    # --- report -----------------------------------------------------------------------------------------------
+
+    def report(self) -> None:
+        """Write conditions, status and readiness."""
+        engine = self.delivery.delivered.get(ENGINE, Delivered(ENGINE))
+        if self.parts:
+            self.report_engine(engine)
+            behind = sorted(p.name for p in self.parts if not self.delivery.delivered[p.name].current)
+            if behind:
+                message = f"The cluster does not show these yet: {', '.join(behind)}"
+                self.conditions.set(UP_TO_DATE, FALSE, "Applying", message)
+            else:
+                self.conditions.set(UP_TO_DATE, TRUE, "UpToDate", "The cluster shows what this spec asks for")
+        self.conditions.write(self.req, self.rsp)
+        self.write_status(engine)
+        ready = bool(self.parts) and all(self.conditions.is_true(t) for t in _STATES if t != TIER_ATTACHED)
+        ready = ready and all(d.ready for d in self.delivery.delivered.values())
+        self.rsp.desired.composite.ready = fnv1.READY_TRUE if ready else fnv1.READY_FALSE
+
+    def report_engine(self, engine: Delivered) -> None:
+        """Say how many replicas serve, from the Deployment as the cluster last showed it."""
+        if engine.remote is None or kube.sub(engine.remote, "status") is None:
+            self.conditions.set(ENGINE_READY, FALSE, "Creating", "The engine's Deployment has not reported yet")
+            return
+        message = f"{_replicas(engine)} replicas are ready"
+        if engine.ready:
+            self.conditions.set(ENGINE_READY, TRUE, "Ready", message)
+        else:
+            self.conditions.set(ENGINE_READY, FALSE, "Rolling", message)
+
+    def write_status(self, engine: Delivered) -> None:
+        """Write the whole status, since it is replaced as a whole; what is not known now stays as it was."""
+        was = kube.sub(self.xr, "status")
+        status: dict[str, Any] = {"observedGeneration": kube.integer(self.xr, "metadata", "generation") or None}
+        if not self.parts:
+            for name in ("cluster", "revision", "replicas", "endpoint", "kvCache"):
+                value = kube.at(was, name)
+                status[name] = kube.plain(value) if value is not None else None
+        else:
+            deployment, service = (p.manifest for p in self.parts)
+            namespace = deployment["metadata"]["namespace"]
+            port = service["spec"]["ports"][0]["port"]
+            status |= {
+                "cluster": self.cluster,
+                "revision": revision(self.parts),
+                "replicas": _replicas(engine) if engine.remote is not None else f"0/{deployment['spec']['replicas']}",
+                "endpoint": f"http://{self.instance}.{namespace}.svc:{port}",
+            }
+            if self.patch:
+                status["kvCache"] = {"tier": self.patch.tier, "connector": self.patch.connector}
+        resource.update_status(self.rsp.desired.composite, kube.prune(status))
+
+
+def _replicas(engine: Delivered) -> str:
+    remote = engine.remote
+    return f"{kube.integer(remote, 'status', 'readyReplicas')}/{kube.integer(remote, 'spec', 'replicas')}"

@@ -1,0 +1,94 @@
+"""Reads an engine's command line the way vLLM's own parser does, without running it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh"})
+
+# The shortest prefix that vLLM's parser could still take for a long flag; a shorter one is always ambiguous.
+_SHORTEST = len("--dt")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag as the user wrote it: its name with dashes for underscores, and its value where one follows."""
+
+    name: str
+    value: str | None
+
+
+class CommandLine:
+    """An engine's command and args, read as flags and positional words."""
+
+    def __init__(self, command: Sequence[str], args: Sequence[str]) -> None:
+        """Read a container's command and args; both may hold flags."""
+        self.words = (*command, *args)
+        self.hidden = any(word.rsplit("/", 1)[-1] in SHELLS for word in command)
+        self._flags: list[Flag] = []
+        self._positional: list[str] = []
+        words = iter(self._after_program(command, args))
+        pending: str | None = None
+        for word in words:
+            if word.startswith("-") and not _is_number(word):
+                if pending is not None:
+                    self._flags.append(Flag(pending, None))
+                name, equals, value = word.partition("=")
+                name = name.replace("_", "-") if name.startswith("--") else name
+                pending = None if equals else name
+                if equals:
+                    self._flags.append(Flag(name, value))
+            elif pending is not None:
+                self._flags.append(Flag(pending, word))
+                pending = None
+            else:
+                self._positional.append(word)
+        if pending is not None:
+            self._flags.append(Flag(pending, None))
+
+    @staticmethod
+    def _after_program(command: Sequence[str], args: Sequence[str]) -> tuple[str, ...]:
+        """Drop the program (python -m module, vllm) that a command begins with."""
+        rest = list(command)
+        while rest and (not rest[0].startswith("-") or rest[0] == "-m"):
+            rest.pop(0)
+        program = [w for w in command[: len(command) - len(rest)] if w != "-m"]
+        # `vllm serve MODEL`: what stands after serve belongs to the command line.
+        if "serve" in program:
+            rest = [*program[program.index("serve") + 1 :], *rest]
+        words = [*rest, *args]
+        return tuple(words[1:] if words[:1] == ["serve"] else words)
+
+    def flags(self, *names: str) -> list[Flag]:
+        """Find flags by their full names, in any spelling: underscores, dotted (`--x.y`), or an argparse prefix."""
+        return [flag for flag in self._flags if any(_means(flag.name, name) for name in names)]
+
+    def value(self, *names: str) -> str | None:
+        """Give the value of the last of the named flags, as argparse does; None where there is none."""
+        found = self.flags(*names)
+        return found[-1].value if found else None
+
+    def integer(self, *names: str) -> int:
+        """Give the value of a flag as a whole number; 1 where it is missing or not one."""
+        value = self.value(*names)
+        return int(value) if value and value.isdigit() and int(value) else 1
+
+    @property
+    def positional(self) -> str | None:
+        """The first positional word: the model, where the image starts `vllm serve`."""
+        return self._positional[0] if self._positional else None
+
+
+def _means(given: str, name: str) -> bool:
+    base = given.split(".", 1)[0]
+    if base == name:
+        return True
+    return base.startswith("--") and len(base) >= _SHORTEST and name.startswith(base)
+
+
+def _is_number(word: str) -> bool:
+    return word[1:].replace(".", "", 1).isdigit()
+
+
+def names(flags: Iterable[Flag]) -> str:
+    """Show flags by name, each once."""
+    return ", ".join(dict.fromkeys(flag.name for flag in flags))

@@ -1,0 +1,101 @@
+"""One table of who speaks what: which vLLM has which connector, and which LMCache may be beside it.
+
+A version is a triple. A tag without a patch number means the lowest; what is not in the table is not attached.
+"""
+
+import re
+from dataclasses import dataclass
+
+Version = tuple[int, int, int]
+
+_NUMBER = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?(?:\.post\d+)?(?:[-+_].*)?")
+
+
+@dataclass(frozen=True)
+class VLLM:
+    """What holds from one vLLM version on, up to the next row."""
+
+    since: Version
+    multiprocess: bool  # speaks LMCacheMPConnector through kv_connector_module_path
+    load_failure_policy: bool  # kv_load_failure_policy exists, and its default aborts requests
+    oldest_lmcache: (
+        Version  # the oldest LMCache that works beside it: what we may rely on in an image we cannot look into
+    )
+    source: str
+
+
+# Read in the released wheels; docs/facts.md names files and lines.
+VLLM_TABLE: tuple[VLLM, ...] = (
+    VLLM(
+        since=(0, 11, 0),
+        multiprocess=False,
+        load_failure_policy=False,
+        oldest_lmcache=(0, 3, 7),
+        source="wheel 0.11.0: factory.py registers LMCacheConnectorV1 alone; kv_transfer.py has no policy",
+    ),
+    VLLM(
+        since=(0, 20, 2),
+        multiprocess=False,
+        load_failure_policy=True,
+        oldest_lmcache=(0, 4, 5),
+        source="wheel 0.20.2: kv_transfer.py has the policy, default fail; lmcache 0.5.6's connector does not import "
+        "(no KVCacheSpecKind in v1/kv_cache_interface.py)",
+    ),
+    VLLM(
+        since=(0, 24, 0),
+        multiprocess=True,
+        load_failure_policy=True,
+        oldest_lmcache=(0, 4, 5),
+        source="wheels 0.24.0 to 0.33.0: every name that lmcache 0.5.6's connector imports is there",
+    ),
+)
+
+# LMCache lines that decide how its remote is given; read in the wheels of 0.3.7, 0.3.9.post2, 0.3.11, 0.4.5 and 0.5.6.
+LMCACHE_RESP: Version = (0, 4, 5)  # resp:// with credentials from env; before it, redis:// with the password in the URL
+LMCACHE_CLUSTER: Version = (0, 3, 9)  # redis-cluster://; before it, the whole URL goes into a warning
+LMCACHE_MULTIPROCESS: Version = (0, 5, 6)  # isolated clients recover from a restart of their agent (LMCache #5168)
+
+
+def show(version: Version) -> str:
+    """Write a version as 1.2.3."""
+    return ".".join(str(part) for part in version)
+
+
+def parse(text: str) -> Version | None:
+    """Read a version or an image's tag; None where it names no release (a release candidate, latest)."""
+    match = _NUMBER.fullmatch(text)
+    return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else None
+
+
+def of_engine(version: str | None, image: str) -> Version | None:
+    """Tell a vLLM engine's version.
+
+    Args:
+        version: What the user says; it wins.
+        image: The image; its tag counts only where the repository is a vLLM one, as lmcache/vllm-openai's tags are
+            LMCache's versions.
+
+    Returns:
+        The version, its lowest patch where none is named; None where it cannot be known.
+    """
+    if version:
+        return parse(version)
+    repository, _, tag = image.partition("@")[0].rpartition(":")
+    if "/" in tag or not repository:
+        return None
+    parts = repository.split("/")
+    if "vllm" not in parts[-1] or "lmcache" in parts:
+        return None
+    return parse(tag)
+
+
+def vllm(version: Version) -> VLLM | None:
+    """Find the row that holds for a vLLM version; None for one older than the table."""
+    rows = [row for row in VLLM_TABLE if row.since <= version]
+    return rows[-1] if rows else None
+
+
+def lmcache_of_image(image: str) -> Version | None:
+    """Tell the LMCache in an engine's image; None where unknown. Only LMCache's own images say it in their tag."""
+    repository, _, tag = image.partition("@")[0].rpartition(":")
+    return parse(tag) if "lmcache" in repository.split("/") and "/" not in tag else None

@@ -1,0 +1,123 @@
+"""Names, labels and the reading of Kubernetes objects as Crossplane sends them: protobuf Structs."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf import struct_pb2 as structpb
+
+Manifest = dict[str, Any]
+
+DOMAIN = "kv-offload.modelplane.ai"
+LABEL_TIER = f"{DOMAIN}/tier"
+ANNOTATION_CLUSTER = f"{DOMAIN}/cluster"
+ANNOTATION_PATCH = f"{DOMAIN}/patch"
+ANNOTATION_HASH = f"{DOMAIN}/hash"
+MANAGED_BY = {"app.kubernetes.io/managed-by": "function-kv-offload"}
+
+SYSTEM_NAMESPACE = "modelplane-system"
+
+_HASH = 5
+_LONGEST = 52  # leaves room for the suffixes that controllers put behind a name
+
+
+class Malformed(Exception):
+    """A request that breaks Crossplane's own contract; its text is safe to show."""
+
+
+def child_name(*parts: str) -> str:
+    """Name something after its owners.
+
+    Args:
+        *parts: The owners' names, outermost first. They may hold dots and be of any length.
+
+    Returns:
+        A DNS label of at most 52 characters that ends in a hash of all parts. Unlike the SDK's child_name, parts
+        ("a-b", "c") and ("a", "b-c") give two names, since two tiers on one cluster must never meet.
+    """
+    suffix = digest("/".join(parts))[:_HASH]
+    visible = "-".join(parts).replace(".", "-").lower()
+    return f"{visible[: _LONGEST - _HASH - 1].rstrip('-')}-{suffix}"
+
+
+def digest(value: object) -> str:
+    """Hash a string, or anything JSON can hold, to 64 hexadecimal digits; equal values give equal digits."""
+    text = value if isinstance(value, str) else compact(value)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def compact(value: object) -> str:
+    """Write JSON with sorted keys and no blanks: the one form in which we hash, store and pass JSON."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def plain(value: structpb.Value | structpb.Struct) -> Any:
+    """Turn a Struct (or a value of one) into Python data; whole numbers become int again."""
+    if isinstance(value, structpb.Struct):
+        return {k: plain(v) for k, v in value.fields.items()}
+    match value.WhichOneof("kind"):
+        case "struct_value":
+            return plain(value.struct_value)
+        case "list_value":
+            return [plain(v) for v in value.list_value.values]
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case "number_value":
+            number = value.number_value
+            return int(number) if number.is_integer() else number
+    return None
+
+
+def at(struct: structpb.Struct | None, *path: str) -> structpb.Value | None:
+    """Find a value by its path, without converting or creating anything on the way; None where it is missing."""
+    value: structpb.Value | None = None
+    for name in path:
+        if struct is None or name not in struct.fields:
+            return None
+        value = struct.fields[name]
+        struct = value.struct_value if value.HasField("struct_value") else None
+    return value
+
+
+def text(struct: structpb.Struct | None, *path: str) -> str:
+    """Read a string by its path; empty where it is missing or no string."""
+    value = at(struct, *path)
+    return value.string_value if value is not None else ""
+
+
+def integer(struct: structpb.Struct | None, *path: str) -> int:
+    """Read a whole number by its path; 0 where it is missing, as Kubernetes leaves zeros out."""
+    value = at(struct, *path)
+    return int(value.number_value) if value is not None else 0
+
+
+def sub(struct: structpb.Struct | None, *path: str) -> structpb.Struct | None:
+    """Read an object by its path; None where it is missing or no object."""
+    value = at(struct, *path)
+    return value.struct_value if value is not None and value.HasField("struct_value") else None
+
+
+def condition(struct: structpb.Struct | None, type_: str) -> tuple[str, str, str]:
+    """Read a status condition as (status, reason, message); ("", "", "") where it is missing."""
+    found = at(struct, "status", "conditions")
+    for value in found.list_value.values if found is not None else ():
+        entry = value.struct_value
+        if text(entry, "type") == type_:
+            return text(entry, "status"), text(entry, "reason"), text(entry, "message")
+    return "", "", ""
+
+
+def required_text(struct: structpb.Struct, *path: str) -> str:
+    """Read a string that Crossplane always sends, or raise Malformed."""
+    found = text(struct, *path)
+    if not found:
+        raise Malformed(f"observed composite has no {'.'.join(path)}")
+    return found
+
+
+def prune(value: Mapping[str, Any]) -> Manifest:
+    """Drop keys whose value is None or an empty list or object: we send only fields that we own."""
+    return {k: v for k, v in value.items() if v is not None and not (isinstance(v, list | tuple | Mapping) and not v)}

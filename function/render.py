@@ -1,0 +1,209 @@
+"""Renders in process what `crossplane composition render` would: no server, no Docker, no Crossplane.
+
+`python -m function.render examples/lmcache` prints an example; `-h` says the rest.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from crossplane.function import resource
+from crossplane.function.proto.v1 import run_function_pb2 as fnv1
+
+from function import fn, kube
+
+_ROUNDS = 5  # Crossplane's own bound
+_KEY = "crossplane.io/composition-resource-name"
+_STATUS = {1: "Unknown", 2: "True", 3: "False"}
+_FATAL = 3  # the exit code of Crossplane's own renderer for a fatal result
+
+EXAMPLES = Path("examples")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A rendered composite: itself with its new status, what it composes by key, and results {severity, message}."""
+
+    composite: kube.Manifest
+    composed: dict[str, kube.Manifest]
+    results: list[dict[str, str]]
+
+    @property
+    def fatal(self) -> bool:
+        """Whether Crossplane would have stopped here and kept everything."""
+        return any(r["severity"] == "SEVERITY_FATAL" for r in self.results)
+
+    @property
+    def manifests(self) -> list[kube.Manifest]:
+        """What would be on the inference cluster."""
+        return [o["spec"]["forProvider"]["manifest"] for o in self.composed.values() if o["kind"] == "Object"]
+
+    def condition(self, type_: str) -> dict[str, str]:
+        """Find a condition by its type; KeyError where the composite has none of it."""
+        for found in self.composite["status"]["conditions"]:
+            if found["type"] == type_:
+                return dict(found)
+        raise KeyError(type_)
+
+
+def load(path: Path) -> list[kube.Manifest]:
+    """Read all YAML documents of a file, or of a folder's files."""
+    files = sorted(path.glob("*.y*ml")) if path.is_dir() else [path]
+    return [doc for file in files for doc in yaml.safe_load_all(file.read_text()) if doc]
+
+
+def request(
+    composite: kube.Manifest,
+    observed: Iterable[kube.Manifest] = (),
+    required: Iterable[tuple[str, kube.Manifest | None]] = (),
+) -> fnv1.RunFunctionRequest:
+    """Build a request as Crossplane does.
+
+    Args:
+        composite: The observed composite.
+        observed: Its composed resources, told apart by their composition-resource-name annotation.
+        required: Requirement names and what was found; None for one that was looked up and is not there.
+    """
+    req = fnv1.RunFunctionRequest()
+    resource.update(req.observed.composite, composite)
+    for manifest in observed:
+        resource.update(req.observed.resources[manifest["metadata"]["annotations"][_KEY]], manifest)
+    for key, found in required:
+        items = req.required_resources[key].items
+        if found is not None:
+            resource.update(items.add(), found)
+    return req
+
+
+def render(
+    composite: kube.Manifest, observed: Sequence[kube.Manifest] = (), required: Sequence[kube.Manifest] = ()
+) -> Rendered:
+    """Render a composite, going through the requirement rounds as Crossplane does.
+
+    Args:
+        composite: The composite, as written or as observed.
+        observed: What it composed before.
+        required: What a control plane would hold; only what the function asks for is given to it.
+
+    Raises:
+        RuntimeError: the requirements did not end, which Crossplane would refuse as well.
+    """
+    found: dict[str, kube.Manifest | None] = {}
+    for _ in range(_ROUNDS):
+        rsp = fn.run(request(composite, observed, found.items()))
+        wanted = {key: _select(selector, required) for key, selector in rsp.requirements.resources.items()}
+        if wanted == found or any(r.severity == fnv1.SEVERITY_FATAL for r in rsp.results):
+            return _rendered(composite, rsp)
+        found = wanted
+    raise RuntimeError(f"requirements did not settle in {_ROUNDS} rounds")
+
+
+def _select(selector: fnv1.ResourceSelector, required: Sequence[kube.Manifest]) -> kube.Manifest | None:
+    for manifest in required:
+        metadata = manifest["metadata"]
+        same = (manifest["apiVersion"], manifest["kind"], metadata["name"]) == (
+            selector.api_version,
+            selector.kind,
+            selector.match_name,
+        )
+        if same and metadata.get("namespace", "") == selector.namespace:
+            return manifest
+    return None
+
+
+def _rendered(composite: kube.Manifest, rsp: fnv1.RunFunctionResponse) -> Rendered:
+    status: dict[str, Any] = kube.plain(rsp.desired.composite.resource).get("status", {})
+    status["conditions"] = [
+        {"type": c.type, "status": _STATUS[c.status], "reason": c.reason, "message": c.message} for c in rsp.conditions
+    ]
+    namespace = composite["metadata"].get("namespace")
+    composed = {}
+    for key, desired in sorted(rsp.desired.resources.items()):
+        manifest = kube.plain(desired.resource)
+        metadata = manifest["metadata"]
+        metadata["annotations"] = {_KEY: key, **metadata.get("annotations", {})}
+        metadata["labels"] = {"crossplane.io/composite": composite["metadata"]["name"], **metadata.get("labels", {})}
+        if namespace:
+            metadata["namespace"] = namespace
+        composed[key] = manifest
+    results = [{"severity": fnv1.Severity.Name(r.severity), "message": r.message} for r in rsp.results]
+    return Rendered({**composite, "status": status}, composed, results)
+
+
+def render_example(name: str, *, observed: bool = False) -> dict[str, Rendered]:
+    """Render an example's tier and deployment, at first sight or with what is observed later."""
+    folder = EXAMPLES / name
+    required = load(folder / "required.yaml")
+    return {
+        part: render(
+            load(folder / f"{part}.yaml")[0], load(folder / f"observed-{part}.yaml") if observed else (), required
+        )
+        for part in ("tier", "deployment")
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes files within a manifest as blocks, so that a person can read them."""
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+# The order in which people expect a manifest's fields; the rest follows by name.
+_FIRST = ("apiVersion", "kind", "name", "namespace", "metadata", "spec", "type", "data", "status", "key")
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        order = sorted(value, key=lambda k: (_FIRST.index(k) if k in _FIRST else len(_FIRST), k))
+        return {k: _sorted(value[k]) for k in order}
+    return [_sorted(v) for v in value] if isinstance(value, list) else value
+
+
+def dump(manifests: Iterable[kube.Manifest]) -> str:
+    """Write manifests as YAML documents."""
+    return yaml.dump_all(map(_sorted, manifests), Dumper=_Dumper, sort_keys=False, width=120, explicit_start=True)
+
+
+def _show(rendered: Rendered) -> str:
+    composite = rendered.composite
+    metadata = composite["metadata"]
+    what = f"{composite['kind']} {metadata.get('namespace', 'default')}/{metadata['name']}"
+    lines = [f"# {what} composes {len(rendered.composed)} resources"]
+    for manifest in rendered.composed.values():
+        inner = manifest["spec"].get("forProvider", {}).get("manifest", manifest)
+        place = inner["metadata"].get("namespace")
+        lines.append(f"#   {inner['kind']:<16} {place + '/' if place else ''}{inner['metadata']['name']}")
+    lines += [f"# {r['severity'].removeprefix('SEVERITY_').lower()}: {r['message']}" for r in rendered.results]
+    return "\n".join(lines) + "\n" + dump([composite, *rendered.composed.values()])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Render files or an example; returns 3 for a fatal result, as Crossplane's renderer does."""
+    parser = argparse.ArgumentParser(prog="python -m function.render", description=__doc__)
+    parser.add_argument("composite", type=Path, help="a composite's YAML file, or an example's folder")
+    parser.add_argument("-e", "--required", type=Path, help="file or folder with required resources")
+    parser.add_argument("-o", "--observed", type=Path, help="file or folder with observed composed resources")
+    args = parser.parse_args(argv)
+    if args.composite.is_dir():
+        folder: Path = args.composite
+        required = load(args.required or folder / "required.yaml")
+        renders = [render(load(folder / f"{part}.yaml")[0], (), required) for part in ("tier", "deployment")]
+    else:
+        observed = load(args.observed) if args.observed else []
+        renders = [render(load(args.composite)[0], observed, load(args.required) if args.required else [])]
+    for rendered in renders:
+        sys.stdout.write(_show(rendered))
+    return _FATAL if any(r.fatal for r in renders) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

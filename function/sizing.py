@@ -1,0 +1,94 @@
+"""Memory and disk: quantities, the units that each flag counts in, and what a node's budget comes to."""
+
+import math
+import re
+from dataclasses import dataclass
+
+GIB = 1024**3
+GB = 1000**3
+
+# What one unit of a flag, key or field means in bytes. One table, so that nobody has to remember.
+# LMCache's names say GB and mean GiB: its 0.5.6 multiplies each by 1024**3 (or 1 << 30); see docs/facts.md.
+UNITS = {
+    "--l1-size-gb": GIB,
+    "max_capacity_gb": GIB,
+    "max_local_cpu_size": GIB,
+    "max_local_disk_size": GIB,
+}
+
+# Of a disk's nominal size, what LMCache may fill: file systems keep some for themselves.
+DISK_SHARE = 0.9
+# In Auto, an engine that cannot use the agent stages KV in this much of its own memory, per rank.
+STAGING_GIB_PER_RANK = 2
+# The LMCache operator's rule for its server: 5 GiB beside L1, and half as much again as limit.
+AGENT_OVERHEAD_GIB = 5
+AGENT_LIMIT_RATIO = 1.5
+
+_SUFFIXES = {
+    "": 1,
+    **{s: 1000**i for i, s in enumerate(("k", "M", "G", "T", "P", "E"), 1)},
+    **{s: 1024**i for i, s in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)},
+}
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E)?")
+
+
+def quantity(text: str) -> int:
+    """Read a Kubernetes quantity such as 1Ti.
+
+    Returns:
+        Bytes, rounded down.
+
+    Raises:
+        ValueError: it is no positive quantity of bytes.
+    """
+    match = _QUANTITY.fullmatch(text)
+    size = int(float(match[1]) * _SUFFIXES[match[2] or ""]) if match else 0
+    if size <= 0:
+        raise ValueError(f"{text!r} is not a positive quantity; write it as 500Gi or 1Ti")
+    return size
+
+
+def amount(name: str, size: float) -> float | int:
+    """Turn bytes into what a flag or key wants, by UNITS: a whole number, or one rounded down to 0.1."""
+    # The slack keeps 921.6, which is no binary fraction, from coming out as 921.5.
+    value = math.floor(size / UNITS[name] * 10 + 1e-6) / 10
+    return int(value) if value.is_integer() else value
+
+
+def disk_capacity(size: int) -> int:
+    """How many bytes of a disk of `size` bytes LMCache may fill."""
+    return int(size * DISK_SHARE)
+
+
+def share_quantity(size: float) -> str:
+    """Write bytes as a quantity in whole Mi, rounded down: what one engine pod asks of a node's disk."""
+    return f"{int(size // 1024**2)}Mi"
+
+
+def rank_gib(node_gib: int, gpus: int) -> int:
+    """What each rank may hold of a node's cache, in GiB.
+
+    Pinned buffers were seen to be rounded up to the next power of two (LMCache #1147), so a share is rounded down to
+    one: `gpus` ranks never hold more than the node's number.
+
+    Returns:
+        GiB per rank, a power of two; 0 where the share is below 1 GiB.
+    """
+    share = node_gib // gpus
+    return 1 << (share.bit_length() - 1) if share else 0
+
+
+@dataclass(frozen=True)
+class AgentMemory:
+    """One agent's memory on a node, in GiB."""
+
+    cache: int
+    overhead: int
+    request: int
+    limit: int
+
+
+def agent_memory(cache_gib: int) -> AgentMemory:
+    """Budget an agent that holds `cache_gib` GiB of KV: the LMCache operator's rule."""
+    request = cache_gib + AGENT_OVERHEAD_GIB
+    return AgentMemory(cache_gib, AGENT_OVERHEAD_GIB, request, math.ceil(request * AGENT_LIMIT_RATIO))

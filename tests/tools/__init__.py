@@ -1,0 +1,1 @@
+"""What the tests run beside Python: Crossplane's own programs, built from pinned Go modules, and thin calls to them."""
