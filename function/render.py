@@ -15,6 +15,7 @@ from crossplane.function import resource
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 
 from function import fn, kube
+from function.kube import Manifest
 
 _ROUNDS = 5  # Crossplane's own bound
 _KEY = "crossplane.io/composition-resource-name"
@@ -28,8 +29,8 @@ EXAMPLES = Path("examples")
 class Rendered:
     """A rendered composite: itself with its new status, what it composes by key, and results {severity, message}."""
 
-    composite: kube.Manifest
-    composed: dict[str, kube.Manifest]
+    composite: Manifest
+    composed: dict[str, Manifest]
     results: list[dict[str, str]]
 
     @property
@@ -38,7 +39,7 @@ class Rendered:
         return any(r["severity"] == "SEVERITY_FATAL" for r in self.results)
 
     @property
-    def manifests(self) -> list[kube.Manifest]:
+    def manifests(self) -> list[Manifest]:
         """What would be on the inference cluster."""
         return [o["spec"]["forProvider"]["manifest"] for o in self.composed.values() if o["kind"] == "Object"]
 
@@ -50,16 +51,16 @@ class Rendered:
         raise KeyError(type_)
 
 
-def load(path: Path) -> list[kube.Manifest]:
+def load(path: Path) -> list[Manifest]:
     """Read all YAML documents of a file, or of a folder's files."""
     files = sorted(path.glob("*.y*ml")) if path.is_dir() else [path]
     return [doc for file in files for doc in yaml.safe_load_all(file.read_text()) if doc]
 
 
 def request(
-    composite: kube.Manifest,
-    observed: Iterable[kube.Manifest] = (),
-    required: Iterable[tuple[str, kube.Manifest | None]] = (),
+    composite: Manifest,
+    observed: Iterable[Manifest] = (),
+    required: Iterable[tuple[str, Manifest | None]] = (),
 ) -> fnv1.RunFunctionRequest:
     """Build a request as Crossplane does.
 
@@ -79,9 +80,7 @@ def request(
     return req
 
 
-def render(
-    composite: kube.Manifest, observed: Sequence[kube.Manifest] = (), required: Sequence[kube.Manifest] = ()
-) -> Rendered:
+def render(composite: Manifest, observed: Sequence[Manifest] = (), required: Sequence[Manifest] = ()) -> Rendered:
     """Render a composite, going through the requirement rounds as Crossplane does.
 
     Args:
@@ -92,17 +91,17 @@ def render(
     Raises:
         RuntimeError: the requirements did not end, which Crossplane would refuse as well.
     """
-    found: dict[str, kube.Manifest | None] = {}
+    found: dict[str, Manifest | None] = {}
     for _ in range(_ROUNDS):
         rsp = fn.run(request(composite, observed, found.items()))
         wanted = {key: _select(selector, required) for key, selector in rsp.requirements.resources.items()}
         if wanted == found or any(r.severity == fnv1.SEVERITY_FATAL for r in rsp.results):
-            return _rendered(composite, rsp)
+            return outcome(composite, rsp)
         found = wanted
     raise RuntimeError(f"requirements did not settle in {_ROUNDS} rounds")
 
 
-def _select(selector: fnv1.ResourceSelector, required: Sequence[kube.Manifest]) -> kube.Manifest | None:
+def _select(selector: fnv1.ResourceSelector, required: Sequence[Manifest]) -> Manifest | None:
     for manifest in required:
         metadata = manifest["metadata"]
         same = (manifest["apiVersion"], manifest["kind"], metadata["name"]) == (
@@ -115,7 +114,8 @@ def _select(selector: fnv1.ResourceSelector, required: Sequence[kube.Manifest]) 
     return None
 
 
-def _rendered(composite: kube.Manifest, rsp: fnv1.RunFunctionResponse) -> Rendered:
+def outcome(composite: Manifest, rsp: fnv1.RunFunctionResponse) -> Rendered:
+    """Read a response as what Crossplane would make of it."""
     status: dict[str, Any] = kube.plain(rsp.desired.composite.resource).get("status", {})
     status["conditions"] = [
         {"type": c.type, "status": _STATUS[c.status], "reason": c.reason, "message": c.message} for c in rsp.conditions
@@ -168,7 +168,7 @@ def _sorted(value: Any) -> Any:
     return [_sorted(v) for v in value] if isinstance(value, list) else value
 
 
-def dump(manifests: Iterable[kube.Manifest]) -> str:
+def dump(manifests: Iterable[Manifest]) -> str:
     """Write manifests as YAML documents."""
     return yaml.dump_all(map(_sorted, manifests), Dumper=_Dumper, sort_keys=False, width=120, explicit_start=True)
 

@@ -7,6 +7,8 @@ SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh"})
 
 # The shortest prefix that vLLM's parser could still take for a long flag; a shorter one is always ambiguous.
 _SHORTEST = len("--dt")
+# A whole flag that other flags' names begin with.
+_WHOLE = frozenset({"--model"})
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def _means(given: str, name: str) -> bool:
     base = given.split(".", 1)[0]
     if base == name:
         return True
-    return base.startswith("--") and len(base) >= _SHORTEST and name.startswith(base)
+    return base not in _WHOLE and base.startswith("--") and len(base) >= _SHORTEST and name.startswith(base)
 
 
 def _is_number(word: str) -> bool:

@@ -37,7 +37,7 @@ _ENV = {"CGO_ENABLED": "0"}
 _CORE_PACKAGE = Path("xpkg.crossplane.io/crossplane/crossplane@stable/package.yaml")
 
 
-class GoMissing(RuntimeError):  # noqa: N818 - says what is wrong
+class GoMissing(RuntimeError):
     """Go is not on PATH, so nothing can be built. Tests skip on it; where none may be skipped, that is a failure."""
 
 

@@ -69,7 +69,8 @@ func costs(crd *apiextensions.CustomResourceDefinition) ([]rule, map[string]uint
 				c.TotalCost.ObserveExpressionCost(p, cost)
 				if r.MessageExpression != nil {
 					cost = r.MessageExpressionMaxCost
-					rules = append(rules, rule{p.Child("messageExpression").String(), s.XValidations[i].MessageExpression, cost})
+					expression := s.XValidations[i].MessageExpression
+					rules = append(rules, rule{p.Child("messageExpression").String(), expression, cost})
 					c.TotalCost.ObserveExpressionCost(p, cost)
 				}
 			}
@@ -139,7 +140,8 @@ func try(crd *apiextensions.CustomResourceDefinition, c testCase) (*caseResult, 
 	ctx, errs := context.Background(), field.ErrorList{}
 	rules, oldObject, celOptions := cel.NewValidator(s, true, celconfig.PerCallLimit), any(nil), []cel.Option{}
 	if c.Old == nil {
-		errs = append(errs, metavalidation.ValidateObjectMetaAccessor(obj, namespaced, metavalidation.NameIsDNSSubdomain, field.NewPath("metadata"))...)
+		named := metavalidation.NameIsDNSSubdomain
+		errs = append(errs, metavalidation.ValidateObjectMetaAccessor(obj, namespaced, named, field.NewPath("metadata"))...)
 		errs = append(errs, servervalidation.ValidateCustomResource(nil, obj.Object, validator)...)
 	} else {
 		if _, err := admit(c.Old, s); err != nil {
@@ -150,14 +152,16 @@ func try(crd *apiextensions.CustomResourceDefinition, c testCase) (*caseResult, 
 		same := common.NewCorrelatedObject(obj.Object, old.Object, &model.Structural{Structural: s})
 		oldObject, celOptions = old.Object, append(celOptions, cel.WithRatcheting(same))
 		errs = append(errs, metavalidation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))...)
-		errs = append(errs, servervalidation.ValidateCustomResourceUpdate(nil, obj.Object, old.Object, validator, servervalidation.WithRatcheting(same))...)
+		ratchet := servervalidation.WithRatcheting(same)
+		errs = append(errs, servervalidation.ValidateCustomResourceUpdate(nil, obj.Object, old.Object, validator, ratchet)...)
 	}
 	errs = append(errs, objectmeta.Validate(nil, obj.Object, s, false)...)
 	if c.Old == nil || len(listtype.ValidateListSetsAndMaps(nil, s, c.Old)) == 0 {
 		errs = append(errs, listtype.ValidateListSetsAndMaps(nil, s, obj.Object)...)
 	}
 	if blocked(errs) {
-		errs = append(errs, field.Invalid(nil, nil, "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation"))
+		errs = append(errs, field.Invalid(nil, nil, "some validation rules were not checked because the object was "+
+			"invalid; correct the existing errors to complete validation"))
 	} else if rules != nil {
 		more, _ := rules.Validate(ctx, nil, s, obj.Object, oldObject, celconfig.RuntimeCELCostBudget, celOptions...)
 		errs = append(errs, more...)
@@ -191,7 +195,8 @@ func complete(u *unstructured.Unstructured, namespaced bool) {
 func blocked(errs field.ErrorList) bool {
 	return slices.ContainsFunc(errs, func(e *field.Error) bool {
 		return slices.Contains([]field.ErrorType{
-			field.ErrorTypeNotSupported, field.ErrorTypeRequired, field.ErrorTypeTooLong, field.ErrorTypeTooMany, field.ErrorTypeTypeInvalid,
+			field.ErrorTypeNotSupported, field.ErrorTypeRequired, field.ErrorTypeTooLong, field.ErrorTypeTooMany,
+			field.ErrorTypeTypeInvalid,
 		}, e.Type)
 	})
 }

@@ -117,7 +117,8 @@ func answerFor(req request) (*answer, error) {
 	ans.Cases = make([]caseResult, 0, len(req.Cases))
 	for _, c := range req.Cases {
 		if len(ans.CRDErrors) > 0 {
-			ans.Cases = append(ans.Cases, caseResult{Name: c.Name, Errors: []string{"the CRD is not valid"}, Pruned: []string{}})
+			invalid := caseResult{Name: c.Name, Errors: []string{"the CRD is not valid"}, Pruned: []string{}}
+			ans.Cases = append(ans.Cases, invalid)
 			continue
 		}
 		res, err := try(internal, c)

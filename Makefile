@@ -1,0 +1,43 @@
+# Every target does its own set-up. PYTHON is any Python from 3.11 on.
+PYTHON ?= python3
+EXAMPLE ?= lmcache
+# Environments live outside the checkout, so that a fresh clone finds them warm; any of them can be deleted.
+CACHE := $(or $(KV_OFFLOAD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/function-kv-offload)
+# One environment for each set of requirements and Python.
+venv = $(CACHE)/venv-$(1)-$(shell cat requirements/$(1).txt | { cat; $(PYTHON) -V; } | cksum | cut -d' ' -f1)
+RENDER := $(call venv,render)
+TEST := $(call venv,test)
+
+.DEFAULT_GOAL := help
+.PHONY: help render examples test lint bench conformance requirements
+
+help: ## Show this help.
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+render: $(RENDER)/done ## Print what an example's tier and engine become (EXAMPLE=lmcache).
+	@$(RENDER)/bin/python -m function.render examples/$(EXAMPLE)
+
+test: $(TEST)/done ## Run all tests; builds Crossplane's own tools once, where Go is there.
+	@if command -v go >/dev/null; then $(TEST)/bin/python -m tests.tools.build; else echo "no Go here: tests that need Crossplane's own tools are skipped"; fi
+	$(TEST)/bin/python -m pytest
+
+lint: $(TEST)/done ## Check style and types.
+	$(TEST)/bin/ruff format --check .
+	$(TEST)/bin/ruff check .
+	$(TEST)/bin/mypy
+
+bench: $(TEST)/done ## Measure RunFunction against the SDK's identity function.
+	$(TEST)/bin/python -m tests.bench
+
+examples: $(RENDER)/done ## Make the examples' required.yaml and observed files anew.
+	$(RENDER)/bin/python -m tests.examples
+
+requirements: ## Pin requirements anew, with hashes (needs uv).
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --extra render pyproject.toml -o requirements/render.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --extra test pyproject.toml -o requirements/test.txt
+
+$(CACHE)/venv-%/done:
+	@echo "setting up $(@D), once" >&2
+	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/$(firstword $(subst -, ,$*)).txt
+	@touch $@

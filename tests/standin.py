@@ -1,0 +1,122 @@
+"""A stand-in for provider-kubernetes and a cluster with kubelets, neither of which runs in these tests.
+
+It makes what is observed in pass n+1 from what was desired in pass n, in the shapes that provider-kubernetes 1.2.0 and
+Kubernetes 1.34 give.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from function.kube import Manifest
+from function.render import Rendered
+
+_KEY = "crossplane.io/composition-resource-name"
+
+
+def observe(
+    rendered: Rendered,
+    before: Sequence[Manifest] = (),
+    *,
+    nodes: int = 2,
+    ready: int | None = None,
+    updated: int | None = None,
+    reachable: bool = True,
+) -> list[Manifest]:
+    """Observe what was desired.
+
+    Args:
+        rendered: The pass before.
+        before: What was observed in it: what the cluster holds while it cannot be reached.
+        nodes: Nodes that run agents.
+        ready: Pods of each workload that are ready; all by default.
+        updated: Pods of each workload that run the newest revision; all by default.
+        reachable: Whether the provider reaches the cluster.
+
+    Returns:
+        The Objects, and other composed resources, as the function would observe them.
+    """
+    known = {manifest["metadata"]["annotations"][_KEY]: manifest for manifest in before}
+    return [
+        _object(manifest, known.get(key), nodes, ready, updated, reachable)
+        if manifest["kind"] == "Object"
+        else copy.deepcopy(manifest)
+        for key, manifest in rendered.composed.items()
+    ]
+
+
+def _object(  # noqa: PLR0917
+    desired: Manifest, before: Manifest | None, nodes: int, ready: int | None, updated: int | None, reachable: bool
+) -> Manifest:
+    observed = copy.deepcopy(desired)
+    # The API server's defaults.
+    observed["spec"] = {
+        "managementPolicies": ["*"],
+        "watch": False,
+        "readiness": {"policy": "SuccessfulCreate"},
+        **observed["spec"],
+    }
+    if not reachable:
+        message = "cannot connect to the cluster: dial tcp: connection refused"
+        synced = _condition("Synced", "False", "ReconcileError", message)
+        status = copy.deepcopy((before or {}).get("status", {}))
+        kept = [c for c in status.get("conditions", []) if c["type"] == "Ready"]
+        return {**observed, "status": {**status, "conditions": [*kept, synced]}}
+    remote = copy.deepcopy(desired["spec"]["forProvider"]["manifest"])
+    generation = _generation(remote, before)
+    remote["metadata"]["generation"] = generation
+    healthy = True
+    if remote["kind"] == "DaemonSet":
+        counts = {
+            "currentNumberScheduled": nodes,
+            "desiredNumberScheduled": nodes,
+            "numberReady": nodes if ready is None else ready,
+            "updatedNumberScheduled": nodes if updated is None else updated,
+            "numberMisscheduled": 0,
+        }
+        # Kubernetes leaves this one out at 0.
+        remote["status"] = {k: v for k, v in counts.items() if v or k != "updatedNumberScheduled"}
+        rolled = counts["updatedNumberScheduled"] == nodes or remote["spec"]["updateStrategy"]["type"] == "OnDelete"
+        healthy = counts["numberReady"] == nodes and rolled
+    elif remote["kind"] == "Deployment":
+        replicas = remote["spec"]["replicas"]
+        counts = {
+            "replicas": replicas,
+            "readyReplicas": replicas if ready is None else ready,
+            "updatedReplicas": replicas if updated is None else updated,
+        }
+        healthy = counts["readyReplicas"] == replicas == counts["updatedReplicas"]
+        available = "True" if counts["readyReplicas"] == replicas else "False"
+        remote["status"] = {k: v for k, v in counts.items() if v} | {
+            "conditions": [_condition("Available", available, "MinimumReplicas")]
+        }
+    elif remote["kind"] == "Secret":
+        remote["data"] = {"redacted": ""}  # the provider runs with --sanitize-secrets
+    if "status" in remote:
+        remote["status"]["observedGeneration"] = generation
+    observed["status"] = {
+        "atProvider": {"manifest": remote},
+        "conditions": [
+            _condition("Ready", "True" if healthy else "False", "Available" if healthy else "Unavailable"),
+            _condition("Synced", "True", "ReconcileSuccess"),
+        ],
+    }
+    return observed
+
+
+def _generation(remote: Manifest, before: Manifest | None) -> int:
+    was: dict[str, Any] = ((before or {}).get("status", {}).get("atProvider", {})).get("manifest", {})
+    if not was:
+        return 1
+    generation: int = was["metadata"].get("generation", 1)
+    return generation if was.get("spec") == remote.get("spec") else generation + 1
+
+
+def _condition(type_: str, status: str, reason: str, message: str = "") -> dict[str, str]:
+    return {
+        "type": type_,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": "2026-11-22T00:00:00Z",
+    }
