@@ -7,9 +7,12 @@ CACHE := $(or $(KV_OFFLOAD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/functio
 venv = $(CACHE)/venv-$(1)-$(shell cat requirements/$(1).txt | { cat; $(PYTHON) -V; } | cksum | cut -d' ' -f1)
 RENDER := $(call venv,render)
 TEST := $(call venv,test)
+CONFORMANCE := $(call venv,conformance)
+
+COMPILE := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help render examples test lint bench conformance requirements
+.PHONY: help render test lint bench conformance packages examples requirements
 
 help: ## Show this help.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -29,12 +32,19 @@ lint: $(TEST)/done ## Check style and types.
 bench: $(TEST)/done ## Measure RunFunction against the SDK's identity function.
 	$(TEST)/bin/python -m tests.bench
 
+conformance: $(CONFORMANCE)/done ## Run what is rendered through LMCache's own loaders.
+	$(CONFORMANCE)/bin/python -m pytest tests/conformance
+
+packages: $(TEST)/done ## Build the packages into dist/, with RUNTIME=image.tar inside the Function's.
+	$(TEST)/bin/python -m tests.packages dist $(RUNTIME)
+
 examples: $(RENDER)/done ## Make the examples' required.yaml and observed files anew.
 	$(RENDER)/bin/python -m tests.examples
 
 requirements: ## Pin requirements anew, with hashes (needs uv).
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --extra render pyproject.toml -o requirements/render.txt
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --extra test pyproject.toml -o requirements/test.txt
+	$(COMPILE) pyproject.toml -o requirements/server.txt
+	$(COMPILE) --extra render pyproject.toml -o requirements/render.txt
+	$(COMPILE) --extra test pyproject.toml -o requirements/test.txt
 
 $(CACHE)/venv-%/done:
 	@echo "setting up $(@D), once" >&2

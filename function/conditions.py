@@ -8,6 +8,9 @@ from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from function import kube
 
 TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
+# Crossplane's own types: core drops a function's condition of one of them without a word (IsSystemConditionType).
+SYSTEM = frozenset({"Ready", "Synced", "Healthy", "UpToDate", "Responsive"})
+
 _STATUS = {TRUE: fnv1.STATUS_CONDITION_TRUE, FALSE: fnv1.STATUS_CONDITION_FALSE, UNKNOWN: fnv1.STATUS_CONDITION_UNKNOWN}
 
 
@@ -29,6 +32,7 @@ class Conditions:
 
     def __init__(self, vocabulary: Mapping[str, Condition]) -> None:
         """Start with what every type says until it is set."""
+        assert not SYSTEM & vocabulary.keys(), SYSTEM & vocabulary.keys()
         self._conditions = dict(vocabulary)
 
     def set(self, type_: str, status: str, reason: str, message: str, *, warn: bool = False) -> None:

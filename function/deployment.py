@@ -21,7 +21,7 @@ ACCEPTED = "Accepted"
 CLUSTER_REACHABLE = "ClusterReachable"
 TIER_ATTACHED = "TierAttached"
 ENGINE_READY = "EngineReady"
-UP_TO_DATE = "UpToDate"
+ROLLED_OUT = "RolledOut"
 # Warnings: True is what somebody should look at.
 TIER_UNUSED = "TierUnusedByEngine"
 IMAGE_UNVERIFIED = "EngineImageUnverified"
@@ -29,7 +29,7 @@ USER_OVERRIDES = "UserOverrides"
 MULTIPROCESS_FORCED = "MultiprocessForced"
 REMOTE_NOT_ATTACHED = "RemoteNotAttached"
 
-_STATES = (ACCEPTED, CLUSTER_REACHABLE, TIER_ATTACHED, ENGINE_READY, UP_TO_DATE)
+_STATES = (ACCEPTED, CLUSTER_REACHABLE, TIER_ATTACHED, ENGINE_READY, ROLLED_OUT)
 _WARNINGS = (TIER_UNUSED, IMAGE_UNVERIFIED, USER_OVERRIDES, MULTIPROCESS_FORCED, REMOTE_NOT_ATTACHED)
 VOCABULARY: Mapping[str, Condition] = {
     **dict.fromkeys(_STATES, Condition(UNKNOWN, "Waiting", "Waiting for what comes before")),
@@ -203,8 +203,14 @@ class Composer:
         if line.hidden:
             return Refusal(
                 "CommandHidesArgs",
-                "engine.command starts a shell, which hides the engine's flags; put them into engine.args without a "
-                "shell to have the tier attached",
+                "engine.command or args hide the engine's flags behind a shell or a variable; put them as they are "
+                "into engine.args to have the tier attached",
+            )
+        if line.flags("--config"):
+            return Refusal(
+                "ConfigHidesArgs",
+                "engine.args name a --config file, which hides the engine's flags; put them into engine.args to have "
+                "the tier attached",
             )
         return None
 
@@ -266,7 +272,7 @@ class Composer:
     def deliver(self, spec: DeploymentSpec, cluster: ClusterView, provider_config: str) -> None:
         """Deliver the engine's Deployment and Service."""
         namespace = self.running_namespace(cluster.name) or self.namespace_there
-        line = args.CommandLine(spec.engine.command, spec.engine.args)
+        _, line = vllm.read(spec.engine, namespace=self.namespace, name=self.name)
         selector = {"app.kubernetes.io/instance": self.instance, "app.kubernetes.io/component": "engine"}
         template = vllm.pod_template(spec.engine, line, selector | kube.MANAGED_BY)
         annotations = {}
@@ -346,9 +352,9 @@ class Composer:
             behind = sorted(p.name for p in self.parts if not self.delivery.delivered[p.name].current)
             if behind:
                 message = f"The cluster does not show these yet: {', '.join(behind)}"
-                self.conditions.set(UP_TO_DATE, FALSE, "Applying", message)
+                self.conditions.set(ROLLED_OUT, FALSE, "Applying", message)
             else:
-                self.conditions.set(UP_TO_DATE, TRUE, "UpToDate", "The cluster shows what this spec asks for")
+                self.conditions.set(ROLLED_OUT, TRUE, "RolledOut", "The cluster shows what this spec asks for")
         self.conditions.write(self.req, self.rsp)
         self.write_status(engine)
         ready = bool(self.parts) and all(self.conditions.is_true(t) for t in _STATES if t != TIER_ATTACHED)

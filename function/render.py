@@ -4,6 +4,7 @@
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -136,13 +137,19 @@ def outcome(composite: Manifest, rsp: fnv1.RunFunctionResponse) -> Rendered:
 
 def render_example(name: str, *, observed: bool = False) -> dict[str, Rendered]:
     """Render an example's tier and deployment, at first sight or with what is observed later."""
-    folder = EXAMPLES / name
-    required = load(folder / "required.yaml")
+    return render_folder(EXAMPLES / name, observed=observed)
+
+
+def render_folder(folder: Path, *, observed: bool = False) -> dict[str, Rendered]:
+    """Render a folder's tier.yaml, and its deployment.yaml, which requires the tier."""
+    tier, required = load(folder / "tier.yaml"), load(folder / "required.yaml")
+
+    def seen(part: str) -> list[Manifest]:
+        return load(folder / f"observed-{part}.yaml") if observed else []
+
     return {
-        part: render(
-            load(folder / f"{part}.yaml")[0], load(folder / f"observed-{part}.yaml") if observed else (), required
-        )
-        for part in ("tier", "deployment")
+        "tier": render(tier[0], seen("tier"), required),
+        "deployment": render(load(folder / "deployment.yaml")[0], seen("deployment"), [*required, *tier]),
     }
 
 
@@ -190,20 +197,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Render files or an example; returns 3 for a fatal result, as Crossplane's renderer does."""
     parser = argparse.ArgumentParser(prog="python -m function.render", description=__doc__)
     parser.add_argument("composite", type=Path, help="a composite's YAML file, or an example's folder")
-    parser.add_argument("-e", "--required", type=Path, help="file or folder with required resources")
-    parser.add_argument("-o", "--observed", type=Path, help="file or folder with observed composed resources")
+    parser.add_argument(
+        "-e", "--required", type=Path, action="append", default=[], help="required resources; repeatable"
+    )
+    parser.add_argument("-o", "--observed", type=Path, help="observed composed resources")
     args = parser.parse_args(argv)
     if args.composite.is_dir():
         folder: Path = args.composite
-        required = load(args.required or folder / "required.yaml")
-        renders = [render(load(folder / f"{part}.yaml")[0], (), required) for part in ("tier", "deployment")]
+        renders = list(render_folder(folder).values())
     else:
         observed = load(args.observed) if args.observed else []
-        renders = [render(load(args.composite)[0], observed, load(args.required) if args.required else [])]
+        required = [manifest for path in args.required for manifest in load(path)]
+        renders = [render(load(args.composite)[0], observed, required)]
     for rendered in renders:
         sys.stdout.write(_show(rendered))
     return _FATAL if any(r.fatal for r in renders) else 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no error
     sys.exit(main())

@@ -29,7 +29,7 @@ _SUFFIXES = {
     **{s: 1000**i for i, s in enumerate(("k", "M", "G", "T", "P", "E"), 1)},
     **{s: 1024**i for i, s in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)},
 }
-_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E)?")
+_QUANTITY = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E)?")
 
 
 def quantity(text: str) -> int:
@@ -44,7 +44,7 @@ def quantity(text: str) -> int:
     match = _QUANTITY.fullmatch(text)
     size = int(float(match[1]) * _SUFFIXES[match[2] or ""]) if match else 0
     if size <= 0:
-        raise ValueError(f"{text!r} is not a positive quantity; write it as 500Gi or 1Ti")
+        raise ValueError("not a positive quantity; write it as 500Gi or 1Ti")
     return size
 
 

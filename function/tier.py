@@ -21,7 +21,7 @@ CREDENTIALS_RESOLVED = "CredentialsResolved"
 CONTROL_PLANE_READY = "ControlPlaneReady"
 AGENTS_AVAILABLE = "AgentsAvailable"
 AGENTS_READY = "AgentsReady"
-UP_TO_DATE = "UpToDate"
+ROLLED_OUT = "RolledOut"
 
 _WAITING = Condition(UNKNOWN, "Waiting", "Waiting for what comes before")
 VOCABULARY: Mapping[str, Condition] = {
@@ -31,7 +31,7 @@ VOCABULARY: Mapping[str, Condition] = {
     CONTROL_PLANE_READY: _WAITING,
     AGENTS_AVAILABLE: _WAITING,
     AGENTS_READY: _WAITING,
-    UP_TO_DATE: _WAITING,
+    ROLLED_OUT: _WAITING,
 }
 
 
@@ -192,7 +192,7 @@ class Composer:
         if plan:
             self.conditions.set(CONTROL_PLANE_READY, TRUE, "NotNeeded", "This backend needs no control plane")
             self.report_agents(plan, delivered.get(AGENTS, Delivered(AGENTS)))
-            self.report_up_to_date(plan)
+            self.report_rolled_out(plan)
         self.conditions.write(self.req, self.rsp)
         self.write_status(delivered)
         ready = plan is not None and all(self.conditions.is_true(t) for t in VOCABULARY)
@@ -223,7 +223,7 @@ class Composer:
             done = agents.ready and ready == wanted
             self.conditions.set(AGENTS_READY, TRUE if done else FALSE, "AllReady" if done else "Rolling", counts)
 
-    def report_up_to_date(self, plan: Plan) -> None:
+    def report_rolled_out(self, plan: Plan) -> None:
         """Say whether the cluster holds what this spec asks for, down to the last agent."""
         behind = sorted(p.name for p in plan.parts if not self.delivery.delivered[p.name].current)
         agents = self.delivery.delivered.get(AGENTS)
@@ -232,12 +232,12 @@ class Composer:
         )
         if behind:
             self.conditions.set(
-                UP_TO_DATE, FALSE, "Applying", f"The cluster does not show these yet: {', '.join(behind)}"
+                ROLLED_OUT, FALSE, "Applying", f"The cluster does not show these yet: {', '.join(behind)}"
             )
         elif updated < wanted:
-            self.conditions.set(UP_TO_DATE, FALSE, "Rolling", f"{updated} of {wanted} agents run the newest revision")
+            self.conditions.set(ROLLED_OUT, FALSE, "Rolling", f"{updated} of {wanted} agents run the newest revision")
         else:
-            self.conditions.set(UP_TO_DATE, TRUE, "UpToDate", "The cluster shows what this spec asks for")
+            self.conditions.set(ROLLED_OUT, TRUE, "RolledOut", "The cluster shows what this spec asks for")
 
     def write_status(self, delivered: Mapping[str, Delivered]) -> None:
         """Write the whole status, since it is replaced as a whole; what is not known now stays as it was."""

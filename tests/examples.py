@@ -11,7 +11,7 @@ from tests.standin import observe
 PASSWORD = "not@a:real/pass%word#"
 USERNAME = "kv"
 
-_HEADER = "# Made by `make examples`; not edited by hand.\n"
+_HEADER = "---\n# Made by `make examples`; not edited by hand.\n"
 
 
 def names() -> list[str]:
@@ -24,16 +24,13 @@ def files(folder: Path) -> dict[str, str]:
     tier = load(folder / "tier.yaml")[0]
     deployment = load(folder / "deployment.yaml")[0]
     required = [_cluster(tier), _secret(tier)]
-    first = render(tier, [], required)
-    agents = observe(first)
-    ready = render(first.composite, agents, required)
-    required.append(ready.composite)
-    engine = observe(render(deployment, [], required))
-    return {
-        "required.yaml": _HEADER + dump(required),
-        "observed-tier.yaml": _HEADER + dump(agents),
-        "observed-deployment.yaml": _HEADER + dump(engine),
+    documents = {
+        "required.yaml": required,
+        "observed-tier.yaml": observe(render(tier, [], required)),
+        "observed-deployment.yaml": observe(render(deployment, [], [*required, tier])),
     }
+    # Behind the first ---, since a document of comments alone is one that Crossplane's CLI cannot read.
+    return {file: dump(manifests).replace("---\n", _HEADER, 1) for file, manifests in documents.items()}
 
 
 def _cluster(tier: Manifest) -> Manifest:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 from pydantic.alias_generators import to_camel
 
 from function import sizing
@@ -24,14 +24,32 @@ class Invalid(Exception):
     """A spec that cannot be composed; the text names each field, its value and the fix."""
 
 
-def _quantity(text: str) -> str:
-    sizing.quantity(text)
+def _disk(text: str) -> str:
+    if sizing.quantity(text) < sizing.GIB:
+        raise ValueError("must be at least 1Gi")
     return text
 
 
-Quantity = Annotated[str, AfterValidator(_quantity)]
+def _number(value: object) -> object:
+    # A request's numbers are floats, so pydantic's strict mode is no way; a text is no number, though.
+    if isinstance(value, str | bool):
+        raise ValueError("must be a whole number")
+    return value
+
+
+def _amount(value: object) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == int(value):
+        return str(int(value))
+    if isinstance(value, str) and value:
+        return value
+    raise ValueError("must be a quantity, such as 2 or 64Gi")
+
+
+Int = Annotated[int, BeforeValidator(_number)]
+Bool = Annotated[bool, Strict()]
+Disk = Annotated[str, AfterValidator(_disk)]
+Amount = Annotated[str, BeforeValidator(_amount)]
 Name = Annotated[str, Field(min_length=1, max_length=253)]
-Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class Ref(Model):

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from function import kube
-from function.api import Model, Name, Ref
+from function.api import Amount, Int, Model, Name, Ref
 
 
 class TierRef(Model):
@@ -46,8 +46,8 @@ class Claim(Model):
 class Resources(Model):
     """What the engine's container asks for."""
 
-    requests: dict[str, str | int] = Field(default_factory=dict)
-    limits: dict[str, str | int] = Field(default_factory=dict)
+    requests: dict[str, Amount] = Field(default_factory=dict)
+    limits: dict[str, Amount] = Field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
 
 
@@ -68,7 +68,7 @@ class DeploymentSpec(Model):
     """The whole spec of a ModelDeployment."""
 
     engine: Engine
-    replicas: int = Field(1, ge=0, le=1000)
+    replicas: Int = Field(1, ge=0, le=1000)
     inference_cluster_ref: Ref | None = None
 
     @model_validator(mode="after")

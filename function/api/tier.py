@@ -1,12 +1,13 @@
 """KVOffloadTier: the spec a platform team writes, with the defaults and rules of apis/kvoffloadtier.yaml."""
 
+import re
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from function import kube, releases
-from function.api import Model, Name, Port, Quantity, Ref
+from function.api import Bool, Disk, Int, Model, Name, Ref
 
 
 class Mode(StrEnum):
@@ -24,18 +25,18 @@ class SecretRef(Model):
     username_key: Name = "username"
     password_key: Name = "password"  # noqa: S105 (a key, no password)
     url_key: Name | None = None
-    on_cluster: bool = False
+    on_cluster: Bool = False
 
 
 class Redis(Model):
     """A Redis or Valkey that is there already."""
 
-    host: Name
-    port: Port = 6379
-    tls: bool = False
+    host: str = Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")
+    port: Int = Field(6379, ge=1, le=65535)
+    tls: Bool = False
     mode: Literal["Standalone", "Cluster"] = "Standalone"
     secret_ref: SecretRef | None = None
-    max_capacity_gib: int | None = Field(None, alias="maxCapacityGiB", ge=1, le=1048576)
+    max_capacity_gib: Int | None = Field(None, alias="maxCapacityGiB", ge=1, le=1048576)
 
 
 class Remote(Model):
@@ -53,7 +54,7 @@ class HostPath(Model):
 class DiskTier(Model):
     """A node's disk: a volume of a storage class, or a folder of the node."""
 
-    size_per_node: Quantity
+    size_per_node: Disk
     storage_class_name: Name | None = None
     host_path: HostPath | None = None
 
@@ -67,12 +68,12 @@ class DiskTier(Model):
 class LMCache(Model):
     """LMCache's block. Sizes are per node: GiB of host memory, and a quantity of disk."""
 
-    cpu_tier_gib_per_node: int = Field(alias="cpuTierGiBPerNode", ge=1, le=65536)
+    cpu_tier_gib_per_node: Int = Field(alias="cpuTierGiBPerNode", ge=1, le=65536)
     disk_tier: DiskTier | None = None
     remote: Remote | None = None
     mode: Mode = Mode.AUTO
     ipc: Literal["Isolated", "Shared"] = "Isolated"
-    chunk_size: int = Field(256, ge=16, le=16384)
+    chunk_size: Int = Field(256, ge=16, le=16384)
 
     @property
     def redis(self) -> Redis | None:
@@ -115,7 +116,7 @@ class Toleration(Model):
     operator: Literal["Exists", "Equal"] | None = None
     value: str | None = None
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    toleration_seconds: int | None = None
+    toleration_seconds: Int | None = None
 
     def manifest(self) -> kube.Manifest:
         """Give the toleration as it stands in a pod."""
@@ -129,20 +130,35 @@ class Placement(Model):
     tolerations: tuple[Toleration, ...] = (Toleration(key="nvidia.com/gpu", operator="Exists"),)
     gpu_access: GPUAccess = GPUAccess()
     priority_class_name: Name | None = None
-    gpus_per_node: int | None = Field(None, ge=1, le=64)
+    gpus_per_node: Int | None = Field(None, ge=1, le=64)
 
 
 class Images(Model):
     """Images that replace the release's."""
 
-    lmcache: str | None = Field(None, min_length=1, max_length=512)
+    lmcache: str | None = Field(None, max_length=512, pattern=r"^[^ ]+(:[^ :/]+|@sha256:[0-9a-f]{64})$")
+
+
+def _number_or_percent(value: object) -> int | str:
+    whole = isinstance(value, int | float) and not isinstance(value, bool) and value == int(value) and value >= 1
+    if whole:
+        return int(value)  # type: ignore[call-overload, no-any-return]
+    if isinstance(value, str) and re.fullmatch(r"[1-9][0-9]?%|100%", value):
+        return value
+    raise ValueError("must be a number from 1 on or a percentage such as 10%")
 
 
 class UpdateStrategy(Model):
     """How agents are replaced."""
 
     type: Literal["RollingUpdate", "OnDelete"] = "RollingUpdate"
-    max_unavailable: int | str = 1
+    max_unavailable: Annotated[int | str, BeforeValidator(_number_or_percent)] = 1
+
+    @model_validator(mode="after")
+    def _rolls(self) -> Self:
+        if self.type == "OnDelete" and "max_unavailable" in self.model_fields_set:
+            raise ValueError("maxUnavailable goes with type RollingUpdate only; remove it for OnDelete")
+        return self
 
 
 class AllowedNamespaces(Model):

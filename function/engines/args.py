@@ -1,14 +1,24 @@
 """Reads an engine's command line the way vLLM's own parser does, without running it."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from types import MappingProxyType
 
+# What the kubelet replaces by a variable, or, doubled, by itself.
+REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_.-][A-Za-z0-9_.-]*)\)")
+# Flags that always take a value, which may be a secret that only the kubelet knows.
+VALUED = frozenset({"--api-key", "--model", "--served-model-name", "--download-dir", "--host", "--port", "--root-path"})
 SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh"})
 
 # The shortest prefix that vLLM's parser could still take for a long flag; a shorter one is always ambiguous.
 _SHORTEST = len("--dt")
 # A whole flag that other flags' names begin with.
 _WHOLE = frozenset({"--model"})
+
+
+_NO_ENV: Mapping[str, str | None] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -22,10 +32,22 @@ class Flag:
 class CommandLine:
     """An engine's command and args, read as flags and positional words."""
 
-    def __init__(self, command: Sequence[str], args: Sequence[str]) -> None:
-        """Read a container's command and args; both may hold flags."""
+    def __init__(self, command: Sequence[str], args: Sequence[str], env: Mapping[str, str | None] = _NO_ENV) -> None:
+        """Read a container's command and args, both of which may hold flags.
+
+        Args:
+            command: The container's command.
+            args: Its args.
+            env: Its environment, which `$(NAME)` refers to; None for a value that is not in the spec.
+        """
+        command = [_expand(word, env) for word in command]
+        args = [_expand(word, env) for word in args]
         self.words = (*command, *args)
-        self.hidden = any(word.rsplit("/", 1)[-1] in SHELLS for word in command)
+        # A shell, or a word that nobody knows yet, may hold any flag.
+        started = command or args[:1]
+        shell = any(word.rsplit("/", 1)[-1] in SHELLS for word in started)
+        unknown = (REFERENCE.match(w) and before not in VALUED for before, w in pairwise(("", *self.words)))
+        self.hidden = shell or any(unknown)
         self._flags: list[Flag] = []
         self._positional: list[str] = []
         words = iter(self._after_program(command, args))
@@ -75,9 +97,26 @@ class CommandLine:
         return int(value) if value and value.isdigit() and int(value) else 1
 
     @property
+    def all(self) -> Sequence[Flag]:
+        """All flags, as they stand."""
+        return self._flags
+
+    @property
     def positional(self) -> str | None:
         """The first positional word: the model, where the image starts `vllm serve`."""
         return self._positional[0] if self._positional else None
+
+
+def _expand(word: str, env: Mapping[str, str | None]) -> str:
+    """Replace references as the kubelet does; one to a value that is not known stays."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[0] == "$$":
+            return "$"
+        found = env.get(match[1])
+        return match[0] if found is None else found
+
+    return REFERENCE.sub(value, word)
 
 
 def _means(given: str, name: str) -> bool:

@@ -4,35 +4,32 @@ Backends key by the model string alone, so everything else that changes KV has t
 identities must never share keys. See docs/cache-identity.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from function import kube
-from function.engines.args import CommandLine
+from function.engines.args import REFERENCE, CommandLine
 
-# Options that change the KV a model computes for the same tokens.
-KV_OPTIONS = (
-    "--revision",
-    "--code-revision",
-    "--tokenizer",
-    "--tokenizer-revision",
-    "--quantization",
-    "-q",
-    "--dtype",
-    "--kv-cache-dtype",
-    "--calculate-kv-scales",
-    "--hf-overrides",
-    "--hf-config-path",
-    "--rope-scaling",
-    "--rope-theta",
-    "--model-impl",
-    "--load-format",
+# Options that change no KV: what every other option does is not ours to guess, so it makes another identity.
+HARMLESS = frozenset(
+    {
+        *("--model", "--served-model-name", "--trust-remote-code", "--download-dir", "--tokenizer-mode", "--seed"),
+        *("--host", "--port", "--root-path", "--api-key", "--uvicorn-log-level", "--enable-server-load-tracking"),
+        *("--ssl-keyfile", "--ssl-certfile", "--ssl-ca-certs", "--allowed-origins", "--allowed-methods"),
+        *("--allowed-headers", "--allow-credentials", "--disable-log-requests", "--disable-log-stats"),
+        *("--enable-log-requests", "--disable-uvicorn-access-log", "--max-log-len", "--otlp-traces-endpoint"),
+        *("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp"),
+        *("--distributed-executor-backend", "--gpu-memory-utilization", "--max-model-len", "--max-num-seqs"),
+        *("--max-num-batched-tokens", "--enforce-eager", "--swap-space", "--async-scheduling", "--scheduling-policy"),
+        *("--enable-prefix-caching", "--no-enable-prefix-caching", "--enable-chunked-prefill"),
+        *("--no-enable-chunked-prefill", "--chat-template", "--chat-template-content-format", "--response-role"),
+        *("--enable-auto-tool-choice", "--tool-call-parser", "--reasoning-parser", "--generation-config"),
+        *("--override-generation-config", "--max-logprobs", "--limit-mm-per-prompt"),
+    }
 )
 LORA_OPTIONS = ("--enable-lora", "--lora-modules")
-# A file of options hides all of the above.
-CONFIG_FILE = "--config"
-# Variables that change which hub a model id is looked up in.
-SOURCE_ENV = ("VLLM_USE_MODELSCOPE", "HF_ENDPOINT")
+# Variables that change what a model id means.
+SOURCE_ENV = ("VLLM_USE_MODELSCOPE", "VLLM_MODEL_REDIRECT_PATH", "HF_ENDPOINT", "HF_HUB_OFFLINE")
 
 _SEEDS = 2**32  # PYTHONHASHSEED is a decimal number below this, or Python does not start
 
@@ -63,13 +60,13 @@ def is_hub_id(model: str) -> bool:
 
 
 def derive(
-    line: CommandLine, env: dict[str, str], *, image: str, owner: Sequence[str], vouched: str | None
+    line: CommandLine, env: Mapping[str, str | None], *, image: str, owner: Sequence[str], vouched: str | None
 ) -> Identity:
     """Derive an engine's identity.
 
     Args:
         line: The engine's command line.
-        env: Its literal environment.
+        env: Its environment; None for a value that is not in the spec.
         image: Its image: part of the identity of a model that is read from a path.
         owner: Namespace and name of the deployment, for a model that only it can know.
         vouched: `kvCache.identity`, which stands for all of it.
@@ -81,10 +78,12 @@ def derive(
     if vouched:
         return Identity(kube.compact({"identity": vouched}), plain=False, vouched=True, lora=lora)
     model = line.value("--model") or line.positional or ""
-    options = sorted([f.name, f.value] for f in line.flags(*KV_OPTIONS))
+    # The last value of an option is the one that counts.
+    options = {flag.name: flag.value for flag in line.all if flag.name not in HARMLESS}
     source = {name: env[name] for name in SOURCE_ENV if name in env}
     facts: dict[str, object] = {"model": model, "options": options, "source": source}
-    hub = is_hub_id(model) and not line.flags(CONFIG_FILE) and not line.hidden
+    known = (model, *(value or "" for value in options.values()))
+    hub = is_hub_id(model) and not any(REFERENCE.search(text) for text in known) and None not in source.values()
     if not hub:
         # Two deployments may mean two models by one path: nothing but this one's own pods may share.
         facts |= {"image": image, "owner": list(owner), "words": list(line.words)}

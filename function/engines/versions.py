@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 Version = tuple[int, int, int]
 
-_NUMBER = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?(?:\.post\d+)?(?:[-+_].*)?")
+_NUMBER = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?(?:\.?post\d+)?(?:[-+_].*)?")
+_UNRELEASED = re.compile(r"rc|dev|nightly|alpha|beta")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def show(version: Version) -> str:
 
 def parse(text: str) -> Version | None:
     """Read a version or an image's tag; None where it names no release (a release candidate, latest)."""
-    match = _NUMBER.fullmatch(text)
+    match = None if _UNRELEASED.search(text) else _NUMBER.fullmatch(text)
     return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else None
 
 
@@ -86,7 +87,9 @@ def of_engine(version: str | None, image: str) -> Version | None:
     parts = repository.split("/")
     if "vllm" not in parts[-1] or "lmcache" in parts:
         return None
-    return parse(tag)
+    found = parse(tag)
+    # No vLLM has another major: vendors' images count their own versions.
+    return found if found and found[0] == 0 else None
 
 
 def vllm(version: Version) -> VLLM | None:

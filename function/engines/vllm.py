@@ -27,9 +27,9 @@ def read(spec: EngineSpec, *, namespace: str, name: str) -> tuple[Engine, Comman
     Returns:
         What backends see of it, and its command line.
     """
-    line = CommandLine(spec.command, spec.args)
+    env = {e.name: e.value if e.value_from is None else None for e in spec.env}
+    line = CommandLine(spec.command, spec.args, env)
     version = versions.of_engine(spec.version, spec.image)
-    literal = {e.name: e.value for e in spec.env if e.value is not None}
     engine = Engine(
         name=spec.name,
         image=spec.image,
@@ -37,7 +37,7 @@ def read(spec: EngineSpec, *, namespace: str, name: str) -> tuple[Engine, Comman
         support=versions.vllm(version) if version else None,
         identity=identity.derive(
             line,
-            literal,
+            env,
             image=spec.image,
             owner=(namespace, name),
             vouched=spec.kv_cache.identity if spec.kv_cache else None,
@@ -51,11 +51,13 @@ def read(spec: EngineSpec, *, namespace: str, name: str) -> tuple[Engine, Comman
 
 
 def ranks(line: CommandLine) -> int:
-    """How many processes, and so GPUs, one pod runs: TP x PP x DP of its args."""
+    """How many processes, and so GPUs, one pod runs: TP x PP x DP of its args, the DP that is local to it."""
+    local = ("--data-parallel-size-local", "-dpl")
     return (
         line.integer("--tensor-parallel-size", "-tp")
         * line.integer("--pipeline-parallel-size", "-pp")
-        * line.integer("--data-parallel-size", "-dp")
+        * line.integer("--prefill-context-parallel-size", "-pcp")
+        * line.integer(*(local if line.flags(*local) else ("--data-parallel-size", "-dp")))
     )
 
 
@@ -129,8 +131,8 @@ def _resources(spec: EngineSpec, line: CommandLine) -> kube.Manifest:
         return {"limits": {"nvidia.com/gpu": str(ranks(line))}}
     return kube.prune(
         {
-            "requests": {k: str(v) for k, v in spec.resources.requests.items()},
-            "limits": {k: str(v) for k, v in spec.resources.limits.items()},
+            "requests": dict(spec.resources.requests),
+            "limits": dict(spec.resources.limits),
             "claims": [{"name": c.name} for c in spec.resources.claims],
         }
     )

@@ -33,8 +33,9 @@ _PACKAGES: dict[Tool, str] = {
 # No C compiler (as for Crossplane's releases), no paths of this machine, no debug information (quicker to link).
 _FLAGS = ["-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w"]
 _ENV = {"CGO_ENABLED": "0"}
-# `crossplane resource validate` looks for core's CRDs under the name of core's image and pulls it when they are absent.
-_CORE_PACKAGE = Path("xpkg.crossplane.io/crossplane/crossplane@stable/package.yaml")
+# `crossplane resource validate` looks for core's CRDs under this image's name, and would pull it if they were absent.
+CORE_IMAGE = "example.org/crossplane:core"
+_CORE_PACKAGE = Path("example.org/crossplane@core/package.yaml")
 
 
 class GoMissing(RuntimeError):
@@ -69,7 +70,7 @@ def validate_cache() -> Path:
         package.write_text("\n---\n".join(crd.read_text() for crd in sorted(crds.glob("*.yaml"))))
 
     crds = core_crds()
-    return _cached("validate-cache", _MODULES / "core", fill)
+    return _cached("core-package", _MODULES / "core", fill)
 
 
 def _crds(name: str, module: str, path: str) -> Path:

@@ -102,7 +102,7 @@ def resource_validate(extensions: list[Path], resources: Path) -> tuple[int, str
     extension defines is an error; Crossplane's own kinds are known.
     """
     args = [",".join(map(str, extensions)), str(resources), "--error-on-missing-schemas"]
-    args += [f"--cache-dir={build.validate_cache()}"]
+    args += [f"--cache-dir={build.validate_cache()}", f"--crossplane-image={build.CORE_IMAGE}"]
     code, out, err = _run([str(build.tool("crossplane")), "resource", "validate", *args])
     return code, out + err
 

@@ -44,10 +44,9 @@ class Story:
 def tier_story(change: Callable[[Manifest], None] | None = None, example: str = "lmcache") -> Story:
     """Begin a tier's story with an example's tier, changed."""
     tier = load(EXAMPLES / example / "tier.yaml")[0]
-    required = [r for r in load(EXAMPLES / example / "required.yaml") if r["kind"] != "KVOffloadTier"]
     if change:
         change(tier)
-    return Story(tier, required)
+    return Story(tier, load(EXAMPLES / example / "required.yaml"))
 
 
 def engine_story(change: Callable[[Manifest], None] | None = None, example: str = "lmcache") -> Story:
@@ -55,7 +54,9 @@ def engine_story(change: Callable[[Manifest], None] | None = None, example: str 
     deployment = load(EXAMPLES / example / "deployment.yaml")[0]
     if change:
         change(deployment)
-    return Story(deployment, load(EXAMPLES / example / "required.yaml"))
+    folder = EXAMPLES / example
+    tier = tier_story(example=example).settle().composite
+    return Story(deployment, [*load(folder / "required.yaml"), tier])
 
 
 def specs(rendered: Rendered) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A KVOffloadTier's life, pass after pass."""
 
 import base64
+import functools
 import json
 
 import pytest
@@ -165,7 +166,7 @@ def test_a_new_spec_is_not_ready_by_the_old_ones_readiness() -> None:
     story.happen()
     story.composite["spec"]["lmcache"]["cpuTierGiBPerNode"] = 128
     rendered = story.render()  # the provider has not applied it yet, and still says Ready
-    assert state(rendered, tier.UP_TO_DATE) == ("False", "Applying")
+    assert state(rendered, tier.ROLLED_OUT) == ("False", "Applying")
     assert state(rendered, tier.AGENTS_READY) == ("False", "Rolling")
     assert rendered.composite["status"]["pendingDisruption"] == "2 agents restart 1 at a time, each with an empty cache"
 
@@ -175,8 +176,8 @@ def test_a_rolling_update_says_how_far_it_is() -> None:
     story.settle()
     story.happen(updated=1)
     rendered = story.render()
-    assert state(rendered, tier.UP_TO_DATE) == ("False", "Rolling")
-    assert rendered.condition(tier.UP_TO_DATE)["message"] == "1 of 2 agents run the newest revision"
+    assert state(rendered, tier.ROLLED_OUT) == ("False", "Rolling")
+    assert rendered.condition(tier.ROLLED_OUT)["message"] == "1 of 2 agents run the newest revision"
     assert rendered.composite["status"]["pendingDisruption"] == "1 agents restart 1 at a time, each with an empty cache"
 
 
@@ -186,7 +187,7 @@ def test_on_delete_agents_that_are_not_replaced_are_ready_and_not_up_to_date() -
     story.happen(updated=0)
     rendered = story.render()
     assert state(rendered, tier.AGENTS_READY) == ("True", "AllReady")
-    assert state(rendered, tier.UP_TO_DATE) == ("False", "Rolling")
+    assert state(rendered, tier.ROLLED_OUT) == ("False", "Rolling")
     assert "when their pods are deleted" in rendered.composite["status"]["pendingDisruption"]
 
 
@@ -264,9 +265,9 @@ def test_a_rotated_secret_reaches_the_cluster_and_restarts_nothing() -> None:
     story.required["Secret"]["metadata"]["resourceVersion"] = "2"
     after = story.render()
     assert {k for k in after.composed if specs(after)[k] != specs(before)[k]} == {SECRET}
-    assert state(after, tier.UP_TO_DATE) == ("False", "Applying")
+    assert state(after, tier.ROLLED_OUT) == ("False", "Applying")
     story.happen()
-    assert state(story.render(), tier.UP_TO_DATE) == ("True", "UpToDate")
+    assert state(story.render(), tier.ROLLED_OUT) == ("True", "RolledOut")
 
 
 def test_a_renamed_provider_config_repoints_nothing() -> None:
@@ -409,8 +410,9 @@ def test_a_malformed_request_is_fatal_in_one_sentence(composite: Manifest, says:
 
 
 def test_a_composite_whose_spec_is_of_another_shape_is_a_condition() -> None:
-    for spec in ("text", 5, [], {"lmcache": "text", "backend": "LMCache"}, {}):
-        story = tier_story(lambda t, spec=spec: t.update(spec=spec))  # type: ignore[misc]
+    specs_: tuple[object, ...] = ("text", 5, [], {"lmcache": "text", "backend": "LMCache"}, {})
+    for spec in specs_:
+        story = tier_story(functools.partial(dict.update, spec=spec))
         rendered = story.render()
         assert not rendered.fatal
         assert state(rendered, tier.ACCEPTED) == ("False", "InvalidSpec")

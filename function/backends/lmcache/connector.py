@@ -54,6 +54,11 @@ def _yaml(tier: Tier, site: Site) -> str:
         rank, gpus = rank_gib(tier, site)
         if spec.disk_tier:
             disk = sizing.disk_capacity(sizing.quantity(spec.disk_tier.size_per_node)) / gpus
+            if disk < sizing.GIB:
+                raise Invalid(
+                    f"spec.lmcache.diskTier.sizePerNode (is {spec.disk_tier.size_per_node}) leaves less than 1 GiB for "
+                    f"each of {gpus} GPUs; set at least {2 * gpus}Gi"
+                )
             settings |= {
                 "local_disk": f"file://{volumes.DISK_DIR}/",
                 "max_local_disk_size": float(sizing.amount("max_local_disk_size", disk)),

@@ -39,7 +39,8 @@ def secret(tier: Tier, credential: Credential) -> Part:
         "data": data,
     }
     # The bytes stay out of the part's hash; what else goes into the URL does not.
-    return Part(CREDENTIALS, manifest, version=f"{credential.version} {url(redis)}")
+    version = f"{credential.version} {ref.username_key} {ref.password_key} {url(redis)}"
+    return Part(CREDENTIALS, manifest, version=version)
 
 
 def _decode(data: str) -> str:

@@ -1,0 +1,1 @@
+"""What RunFunction costs, as ratios to the SDK's identity function measured in the same run."""

@@ -1,0 +1,68 @@
+"""`make bench`: both functions side by side on loopback, interleaved, and the ratio of each round."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import grpc
+from crossplane.function.proto.v1 import run_function_pb2 as fnv1
+from crossplane.function.proto.v1 import run_function_pb2_grpc as grpcv1
+
+from function.kube import Manifest
+from function.render import EXAMPLES, load, render, request
+from tests.standin import observe
+from tests.tools.crossplane import function_server
+
+ROUNDS = 15
+CALLS = 60
+
+
+def requests() -> Iterator[tuple[str, fnv1.RunFunctionRequest]]:
+    """The requests of the first example, as Crossplane sends them in the last round of a reconcile."""
+    folder = EXAMPLES / "lmcache"
+    tier, deployment = load(folder / "tier.yaml")[0], load(folder / "deployment.yaml")[0]
+    cluster, secret = load(folder / "required.yaml")
+    for name, composite, required in (
+        ("tier", tier, [("cluster", cluster), ("credentials", secret)]),
+        ("engine", deployment, [("tier", tier), ("cluster", cluster)]),
+    ):
+        first: list[tuple[str, Manifest | None]] = [(key, found) for key, found in required]
+        rendered = render(composite, [], [found for _, found in required])
+        yield f"{name}, first", request(composite, [], first)
+        yield f"{name}, steady", request(rendered.composite, observe(rendered), first)
+
+
+def measure(stub: grpcv1.FunctionRunnerServiceStub, req: fnv1.RunFunctionRequest) -> float:
+    """The median of a round of calls, in milliseconds."""
+    times = []
+    for _ in range(CALLS):
+        start = time.perf_counter()
+        stub.RunFunction(req)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times) * 1000
+
+
+def main() -> None:
+    """Print, for each request, the median ratio over all rounds, its spread, and both medians."""
+    with ExitStack() as stack:
+        stubs = []
+        for module in ("function", "tests.bench.identity"):
+            address = stack.enter_context(function_server(module))
+            channel = stack.enter_context(grpc.insecure_channel(address))
+            stubs.append(grpcv1.FunctionRunnerServiceStub(channel))  # type: ignore[no-untyped-call]
+        ours, identity = stubs
+        print(f"{'request':<16}{'KB in':>7}{'ratio':>8}{'min':>7}{'max':>7}{'ours ms':>9}{'identity ms':>13}")
+        for name, req in requests():
+            measure(ours, req), measure(identity, req)  # warm
+            rounds = [(measure(ours, req), measure(identity, req)) for _ in range(ROUNDS)]
+            ratios = [a / b for a, b in rounds]
+            medians = [statistics.median(column) for column in zip(*rounds, strict=True)]
+            print(
+                f"{name:<16}{req.ByteSize() / 1024:>7.0f}{statistics.median(ratios):>8.2f}{min(ratios):>7.2f}"
+                f"{max(ratios):>7.2f}{medians[0]:>9.2f}{medians[1]:>13.2f}"
+            )
+
+
+if __name__ == "__main__":
+    main()
