@@ -36,7 +36,7 @@ conformance: $(CONFORMANCE)/done ## Run what is rendered through LMCache's own l
 	$(CONFORMANCE)/bin/python -m pytest tests/conformance
 
 packages: $(TEST)/done ## Build the packages into dist/, with RUNTIME=image.tar inside the Function's.
-	$(TEST)/bin/python -m tests.packages dist $(RUNTIME)
+	$(TEST)/bin/python -m tests.tools.packages dist $(RUNTIME)
 
 examples: $(RENDER)/done ## Make the examples' required.yaml and observed files anew.
 	$(RENDER)/bin/python -m tests.examples

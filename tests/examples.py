@@ -35,7 +35,7 @@ def files(folder: Path) -> dict[str, str]:
 
 def _cluster(tier: Manifest) -> Manifest:
     name = tier["spec"]["inferenceClusterRef"]["name"]
-    return render(
+    cluster = render(
         {
             "apiVersion": "modelplane.ai/v1alpha1",
             "kind": "InferenceCluster",
@@ -43,6 +43,8 @@ def _cluster(tier: Manifest) -> Manifest:
             "spec": {"cluster": {"source": "Existing", "existing": {"secretRef": {"name": f"{name}-kubeconfig"}}}},
         }
     ).composite
+    del cluster["status"]["conditions"]  # they have times on a control plane, and nobody reads them
+    return cluster
 
 
 def _secret(tier: Manifest) -> Manifest:

@@ -31,6 +31,12 @@ class EnvVar(Model):
     value: str | None = None
     value_from: dict[str, Any] | None = None
 
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.value is not None and self.value_from is not None:
+            raise ValueError("set only one of value and valueFrom")
+        return self
+
     def manifest(self) -> kube.Manifest:
         """Give the variable as it stands in a container."""
         return kube.prune(self.model_dump(by_alias=True))

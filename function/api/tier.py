@@ -118,6 +118,16 @@ class Toleration(Model):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     toleration_seconds: Int | None = None
 
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.key is None and self.operator != "Exists":
+            raise ValueError("a toleration without a key needs operator Exists, and tolerates every taint")
+        if self.value is not None and self.operator == "Exists":
+            raise ValueError("a toleration with operator Exists has no value; remove it, or use Equal")
+        if self.toleration_seconds is not None and self.effect != "NoExecute":
+            raise ValueError("tolerationSeconds goes with effect NoExecute only")
+        return self
+
     def manifest(self) -> kube.Manifest:
         """Give the toleration as it stands in a pod."""
         return kube.prune(self.model_dump(by_alias=True))

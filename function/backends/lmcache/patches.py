@@ -21,6 +21,8 @@ def multiprocess(tier: Tier, engine: Engine, support: versions.VLLM) -> EnginePa
         mounts=[_CONFIG_MOUNT, *([volumes.SHM_MOUNT] if shared else [])],
         volumes=[_config_volume(tier), *([volumes.SHM_VOLUME] if shared else [])],
         labels={kube.LABEL_TIER: tier.instance},
+        # An engine learns its agent's chunk size at start.
+        annotations=_connector_hash([config, tier.spec.lmcache.chunk_size]),
         # Only a node with an agent can serve this engine.
         node_selector=tier.spec.placement.node_selector,
         affinity=placement.node_terms(tier.spec.placement),
@@ -58,7 +60,7 @@ def in_process(tier: Tier, site: Site, engine: Engine, *, whole_tier: bool) -> E
         volumes=disks,
         labels={kube.LABEL_TIER: tier.instance},
         # A ConfigMap that changes restarts nothing; this does.
-        annotations={f"{kube.DOMAIN}/connector-hash": kube.digest(files[connector.YAML_KEY])[:12]},
+        annotations=_connector_hash(files[connector.YAML_KEY]),
         notices=[*_image_notices(engine, oldest), *notices],
     )
 
@@ -74,6 +76,10 @@ def _image_notices(engine: Engine, needed: versions.Version) -> list[Notice]:
             "without it the engine fails at start. lmcache/vllm-openai images hold it",
         )
     ]
+
+
+def _connector_hash(settings: object) -> dict[str, str]:
+    return {f"{kube.DOMAIN}/connector-hash": kube.digest(settings)[:12]}
 
 
 def _config_volume(tier: Tier) -> kube.Manifest:
