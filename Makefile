@@ -3,12 +3,14 @@ PYTHON ?= python3
 EXAMPLE ?= lmcache
 # Environments live outside the checkout, so that a fresh clone finds them warm; any of them can be deleted.
 CACHE := $(or $(KV_OFFLOAD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/function-kv-offload)
-# One environment for each set of requirements and Python.
-venv = $(CACHE)/venv-$(1)-$(shell cat requirements/$(1).txt | { cat; $(PYTHON) -V; } | cksum | cut -d' ' -f1)
+# One environment for each set of pinned requirements and Python; a line of the set is a file.
+render-set := requirements/render.txt
+test-set := requirements/test.txt
+conformance-set := requirements/test.txt tests/conformance/requirements.txt
+venv = $(CACHE)/venv-$(1)-$(shell { cat $($(1)-set); $(PYTHON) -V; } | cksum | cut -d' ' -f1)
 RENDER := $(call venv,render)
 TEST := $(call venv,test)
 CONFORMANCE := $(call venv,conformance)
-
 COMPILE := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate
 
 .DEFAULT_GOAL := help
@@ -46,8 +48,10 @@ requirements: ## Pin requirements anew, with hashes (needs uv).
 	$(COMPILE) --extra render pyproject.toml -o requirements/render.txt
 	$(COMPILE) --extra test pyproject.toml -o requirements/test.txt
 
+# --no-deps: each set is whole, and LMCache's own list would bring what only a GPU needs.
 $(CACHE)/venv-%/done:
 	@echo "setting up $(@D), once" >&2
 	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
-	@$(@D)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/$(firstword $(subst -, ,$*)).txt
+	@for file in $($(firstword $(subst -, ,$*))-set); do \
+	  $(@D)/bin/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r $$file || exit 1; done
 	@touch $@

@@ -4,7 +4,6 @@ What is absent from desired after a run is deleted, so everything observed eithe
 An Object never changes its provider config: that would start a second copy on another cluster and forget the first.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from crossplane.function import resource
@@ -56,6 +55,7 @@ class Delivery:
             if kube.text(observed.resource, "kind") == KIND
             and kube.text(observed.resource, "metadata", "labels", managed[0]) == managed[1]
         }
+        self._hashes: dict[str, str] = {}
         self.delivered: dict[str, Delivered] = {}
 
     @property
@@ -75,6 +75,11 @@ class Delivery:
         """The provider config that everything observed uses; empty before anything is."""
         return next((kube.text(o, "spec", "providerConfigRef", "name") for o in self._observed.values()), "")
 
+    @property
+    def revision(self) -> str:
+        """A hash of everything that was put: what is rolled out."""
+        return kube.digest(self._hashes)[:12]
+
     def observed(self, part: str, cluster: str) -> structpb.Struct | None:
         """Find a part's observed Object."""
         return self._observed.get(_key(part, cluster))
@@ -92,7 +97,7 @@ class Delivery:
         """
         key = _key(part.name, cluster)
         observed = self._observed.get(key)
-        digest = part_hash(part)
+        digest = self._hashes[part.name] = _hash(part)
         metadata = part.manifest["metadata"]
         annotations = {**metadata.get("annotations", {}), kube.ANNOTATION_HASH: digest}
         manifest = {**part.manifest, "metadata": {**metadata, "annotations": annotations}}
@@ -185,15 +190,10 @@ class Delivery:
         return found
 
 
-def part_hash(part: Part) -> str:
+def _hash(part: Part) -> str:
     """Hash what a part puts on the cluster; a Secret's bytes are stood for by the part's version."""
     manifest = {k: v for k, v in part.manifest.items() if k not in ("data", "stringData") or not part.version}
     return kube.digest([manifest, part.version])[:12]
-
-
-def revision(parts: Iterable[Part]) -> str:
-    """Hash all parts of a composite: what is rolled out."""
-    return kube.digest(sorted((p.name, part_hash(p)) for p in parts))[:12]
 
 
 def _key(part: str, cluster: str) -> str:

@@ -14,8 +14,9 @@ from function.backends.base import EnginePatch, Invalid, Part, Refusal, Site, Ti
 from function.cluster import MODELPLANE
 from function.cluster import View as ClusterView
 from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
-from function.delivery import Delivered, Delivery, revision
-from function.engines import args, vllm
+from function.delivery import Delivered, Delivery
+from function.engines import Engine, vllm
+from function.engines.args import CommandLine, names
 
 ACCEPTED = "Accepted"
 CLUSTER_REACHABLE = "ClusterReachable"
@@ -57,7 +58,7 @@ def compose(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse) -> None
 
 @dataclass(frozen=True)
 class Attachment:
-    """What becomes of the tierRef: a patch, or none; and with `hold`, an engine that never ran is not started yet."""
+    """What becomes of the tierRef: a patch, or none; with `hold` nothing is delivered, and what runs stays as it is."""
 
     patch: EnginePatch | None = None
     hold: bool = False
@@ -124,13 +125,13 @@ class Composer:
         cluster = ClusterView.require(self.req, self.rsp, name)
         status, reason, message = cluster.verdict(self.delivery.provider_config)
         self.conditions.set(CLUSTER_REACHABLE, status, reason, message, warn=cluster.act and status == FALSE)
-        attachment = self.attach(spec, found, cluster)
+        engine, line = vllm.read(spec.engine, namespace=self.namespace, name=self.name)
+        attachment = self.attach(spec, found, cluster, engine, line)
         self.patch = attachment.patch
         provider_config = self.delivery.provider_config or cluster.provider_config
-        held = attachment.hold and not self.delivery.exists
-        if held or not provider_config:
+        if attachment.hold or not provider_config:
             return
-        self.deliver(spec, cluster, provider_config)
+        self.deliver(spec, line, cluster, provider_config)
         self.check_cluster(spec, cluster)
 
     def resolve_tier(self, ref: TierRef) -> Tier | Unavailable:
@@ -162,12 +163,18 @@ class Composer:
 
     # --- attach -----------------------------------------------------------------------------------------------
 
-    def attach(self, spec: DeploymentSpec, found: Tier | Unavailable | None, cluster: ClusterView) -> Attachment:
+    def attach(
+        self,
+        spec: DeploymentSpec,
+        found: Tier | Unavailable | None,
+        cluster: ClusterView,
+        engine: Engine,
+        line: CommandLine,
+    ) -> Attachment:
         """Decide what attaches the engine, from what was asked for, what is known, and what was attached before."""
         if spec.engine.kv_cache is None or found is None:
             self.conditions.set(TIER_ATTACHED, FALSE, "NotRequested", "engine.kvCache names no tier")
             return Attachment()
-        engine, line = vllm.read(spec.engine, namespace=self.namespace, name=self.name)
         if own := self.own_wiring(line):
             self.conditions.set(TIER_ATTACHED, FALSE, own.reason, own.message, warn=True)
             return Attachment()
@@ -178,9 +185,8 @@ class Composer:
             try:
                 decision = backends.of(found.spec).attach(found, Site(cluster.gpus_per_node), engine)
             except Invalid as e:
-                decision = Unavailable(
-                    "TierInvalid", f"KVOffloadTier {found.ref} cannot be used: {e}", not cluster.found.present
-                )
+                waiting = cluster.found.state is resolve.State.UNRESOLVED
+                decision = Unavailable("TierInvalid", f"KVOffloadTier {found.ref} cannot be used: {e}", waiting)
         else:
             decision = found
         if isinstance(decision, EnginePatch) and isinstance(found, Tier):
@@ -193,12 +199,12 @@ class Composer:
         assert not isinstance(decision, EnginePatch)
         return self.unattached(spec, decision)
 
-    def own_wiring(self, line: args.CommandLine) -> Refusal | None:
+    def own_wiring(self, line: CommandLine) -> Refusal | None:
         """Find what the user wired by hand, which is respected: the engine starts with it, and without the tier."""
         if own := line.flags(*vllm.OWN_WIRING):
             return Refusal(
                 "UserConfigured",
-                f"engine.args set {args.names(own)}, which stays as it is; remove it to have the tier attached",
+                f"engine.args set {names(own)}, which stays as it is; remove it to have the tier attached",
             )
         if line.hidden:
             return Refusal(
@@ -233,23 +239,24 @@ class Composer:
 
     def unattached(self, spec: DeploymentSpec, why: Refusal | Unavailable) -> Attachment:
         """Keep what is attached; else wait or serve without, as the user chose."""
-        latched = self.latched()
-        waiting = isinstance(why, Unavailable) and why.waiting
-        if latched:
+        if isinstance(why, Unavailable) and why.waiting:
+            # Crossplane will call again; nothing may be fatal or change until then.
+            self.conditions.set(TIER_ATTACHED, UNKNOWN, why.reason, why.message)
+            return Attachment(hold=True)
+        if latched := self.latched():
             message = f"{why.message}; the engine keeps what attached it to KVOffloadTier {latched.tier}"
-            self.conditions.set(TIER_ATTACHED, TRUE, why.reason, message, warn=not waiting)
+            self.conditions.set(TIER_ATTACHED, TRUE, why.reason, message, warn=True)
             return Attachment(latched)
         assert spec.engine.kv_cache is not None
-        wait = spec.engine.kv_cache.on_unavailable == "Wait"
+        wait = spec.engine.kv_cache.on_unavailable == "Wait" and not self.delivery.exists
         if self.delivery.exists:
-            message = f"{why.message}; the engine runs on without it"
+            what = "runs on without it"
         elif wait:
-            message = f"{why.message}; the engine waits for it (kvCache.onUnavailable is Wait)"
+            what = "waits for it (kvCache.onUnavailable is Wait)"
         else:
-            message = f"{why.message}; the engine starts without it (kvCache.onUnavailable is ServeWithout)"
-        self.conditions.set(TIER_ATTACHED, UNKNOWN if waiting else FALSE, why.reason, message, warn=not waiting)
-        # While a tier is still being looked up, nobody knows yet whether to start without it.
-        return Attachment(hold=wait or waiting)
+            what = "starts without it (kvCache.onUnavailable is ServeWithout)"
+        self.conditions.set(TIER_ATTACHED, FALSE, why.reason, f"{why.message}; the engine {what}", warn=True)
+        return Attachment(hold=wait)
 
     def latched(self) -> EnginePatch | None:
         """Read back what attached the engine before; raises Malformed where somebody changed it."""
@@ -269,10 +276,9 @@ class Composer:
 
     # --- deliver ----------------------------------------------------------------------------------------------
 
-    def deliver(self, spec: DeploymentSpec, cluster: ClusterView, provider_config: str) -> None:
+    def deliver(self, spec: DeploymentSpec, line: CommandLine, cluster: ClusterView, provider_config: str) -> None:
         """Deliver the engine's Deployment and Service."""
         namespace = self.running_namespace(cluster.name) or self.namespace_there
-        _, line = vllm.read(spec.engine, namespace=self.namespace, name=self.name)
         selector = {"app.kubernetes.io/instance": self.instance, "app.kubernetes.io/component": "engine"}
         template = vllm.pod_template(spec.engine, line, selector | kube.MANAGED_BY)
         annotations = {}
@@ -386,7 +392,7 @@ class Composer:
             port = service["spec"]["ports"][0]["port"]
             status |= {
                 "cluster": self.cluster,
-                "revision": revision(self.parts),
+                "revision": self.delivery.revision,
                 "replicas": _replicas(engine) if engine.remote is not None else f"0/{deployment['spec']['replicas']}",
                 "endpoint": f"http://{self.instance}.{namespace}.svc:{port}",
             }

@@ -1,7 +1,6 @@
 """Composes a KVOffloadTier: resolve -> plan -> deliver -> report."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from crossplane.function import resource
@@ -13,7 +12,7 @@ from function.api.tier import TierSpec
 from function.backends.base import AGENTS, Credential, CredentialError, Invalid, Plan, Site, Tier
 from function.cluster import View as ClusterView
 from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
-from function.delivery import Delivered, Delivery, revision
+from function.delivery import Delivered, Delivery
 
 ACCEPTED = "Accepted"
 CLUSTER_REACHABLE = "ClusterReachable"
@@ -64,15 +63,6 @@ def compose(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse) -> None
     Composer(req, rsp).compose()
 
 
-@dataclass
-class Facts:
-    """What one run finds out, and status is written from."""
-
-    tier: Tier | None = None
-    plan: Plan | None = None
-    site: Site = field(default_factory=Site)
-
-
 class Composer:
     """One run over one KVOffloadTier."""
 
@@ -83,20 +73,23 @@ class Composer:
         self.name = kube.required_text(self.xr, "metadata", "name")
         self.delivery = Delivery(req, rsp, f"kvtier/{self.name}")
         self.conditions = Conditions(VOCABULARY)
-        self.facts = Facts()
+        self.tier: Tier | None = None
+        # Empty where everything that runs stays as it is observed.
+        self.plan: Plan | None = None
 
     def compose(self) -> None:
         """Compose, and report whatever came of it."""
         self.accept()
-        if self.facts.tier:
-            self.resolve_and_deliver(self.facts.tier)
-        self.delivery.keep_all() if self.facts.plan is None else None
+        if self.tier:
+            self.resolve_and_deliver(self.tier)
+        if not self.plan:
+            self.delivery.keep_all()
         self.report()
 
     def accept(self) -> None:
         """Read the spec; a wrong one changes nothing that runs."""
         try:
-            self.facts.tier = read(self.xr)
+            self.tier = read(self.xr)
             self.conditions.set(ACCEPTED, TRUE, "Accepted", "The spec can be composed")
         except api.Invalid as e:
             self.conditions.set(ACCEPTED, FALSE, "InvalidSpec", f"{e}", warn=True)
@@ -105,7 +98,7 @@ class Composer:
         """Resolve what is required, plan, and deliver; leaves plan empty where everything stays as it is."""
         cluster = self.resolve_cluster(tier)
         provider_config = self.delivery.provider_config or cluster.provider_config
-        self.facts.site = Site(cluster.gpus_per_node)
+        site = Site(cluster.gpus_per_node)
         credential = self.resolve_credential(tier)
         moved = self.delivery.exists and self.delivery.cluster != tier.spec.inference_cluster_ref.name
         if moved:
@@ -120,7 +113,7 @@ class Composer:
         if moved or not provider_config:
             return
         try:
-            plan = self.plan(tier, credential)
+            plan = self.make_plan(tier, site, credential)
         except Invalid as e:
             if cluster.found.present:
                 self.conditions.set(ACCEPTED, FALSE, "InvalidSpec", str(e), warn=True)
@@ -130,7 +123,7 @@ class Composer:
             self.delivery.put(part, name, provider_config)
         for part_name in plan.held:
             self.delivery.keep(part_name, name)
-        self.facts.plan = plan
+        self.plan = plan
         self.check_cluster(cluster)
 
     def resolve_cluster(self, tier: Tier) -> ClusterView:
@@ -167,14 +160,14 @@ class Composer:
             kube.text(found.resource, "metadata", "uid") + kube.text(found.resource, "metadata", "resourceVersion"),
         )
 
-    def plan(self, tier: Tier, credential: Credential | None) -> Plan:
+    def make_plan(self, tier: Tier, site: Site, credential: Credential | None) -> Plan:
         """Plan with the Secret, or, where it lacks something, as if it were not there."""
         backend = backends.of(tier.spec)
         try:
-            return backend.plan(tier, self.facts.site, credential)
+            return backend.plan(tier, site, credential)
         except CredentialError as e:
             self.conditions.set(CREDENTIALS_RESOLVED, FALSE, e.reason, str(e), warn=True)
-            return backend.plan(tier, self.facts.site, None)
+            return backend.plan(tier, site, None)
 
     def check_cluster(self, cluster: ClusterView) -> None:
         """Say when the cluster does not take what we send, or has not answered yet."""
@@ -188,7 +181,7 @@ class Composer:
     def report(self) -> None:
         """Write conditions, status and readiness."""
         delivered = self.delivery.delivered
-        plan = self.facts.plan
+        plan = self.plan
         if plan:
             self.conditions.set(CONTROL_PLANE_READY, TRUE, "NotNeeded", "This backend needs no control plane")
             self.report_agents(plan, delivered.get(AGENTS, Delivered(AGENTS)))
@@ -241,7 +234,7 @@ class Composer:
 
     def write_status(self, delivered: Mapping[str, Delivered]) -> None:
         """Write the whole status, since it is replaced as a whole; what is not known now stays as it was."""
-        tier, plan = self.facts.tier, self.facts.plan
+        tier, plan = self.tier, self.plan
         was = kube.sub(self.xr, "status")
         status: dict[str, Any] = {"observedGeneration": kube.integer(self.xr, "metadata", "generation") or None}
         if plan is None or tier is None:
@@ -254,7 +247,7 @@ class Composer:
             wanted, ready = _counts(agents) if agents else (0, 0)
             connector = next(p for p in plan.parts if p.name == backends.base.CONNECTOR)
             status |= {
-                "revision": revision(plan.parts),
+                "revision": self.delivery.revision,
                 "release": tier.release.name,
                 "agents": (f"{ready}/{wanted}" if reported else None) if plan.agents else "n/a",
                 "controlPlane": "n/a",

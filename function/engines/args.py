@@ -40,8 +40,8 @@ class CommandLine:
             args: Its args.
             env: Its environment, which `$(NAME)` refers to; None for a value that is not in the spec.
         """
-        command = [_expand(word, env) for word in command]
-        args = [_expand(word, env) for word in args]
+        command = [expand(word, env) for word in command]
+        args = [expand(word, env) for word in args]
         self.words = (*command, *args)
         # A shell, or a word that nobody knows yet, may hold any flag.
         started = command or args[:1]
@@ -107,7 +107,7 @@ class CommandLine:
         return self._positional[0] if self._positional else None
 
 
-def _expand(word: str, env: Mapping[str, str | None]) -> str:
+def expand(word: str, env: Mapping[str, str | None]) -> str:
     """Replace references as the kubelet does; one to a value that is not known stays."""
 
     def value(match: re.Match[str]) -> str:

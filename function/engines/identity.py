@@ -4,13 +4,15 @@ Backends key by the model string alone, so everything else that changes KV has t
 identities must never share keys. See docs/cache-identity.md.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from function import kube
 from function.engines.args import REFERENCE, CommandLine
 
 # Options that change no KV: what every other option does is not ours to guess, so it makes another identity.
+# --max-model-len is none of them: models with LongRoPE rotate keys by it (vLLM phi3_long_rope_scaled_rope.py).
 HARMLESS = frozenset(
     {
         *("--model", "--served-model-name", "--trust-remote-code", "--download-dir", "--tokenizer-mode", "--seed"),
@@ -19,7 +21,7 @@ HARMLESS = frozenset(
         *("--allowed-headers", "--allow-credentials", "--disable-log-requests", "--disable-log-stats"),
         *("--enable-log-requests", "--disable-uvicorn-access-log", "--max-log-len", "--otlp-traces-endpoint"),
         *("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp"),
-        *("--distributed-executor-backend", "--gpu-memory-utilization", "--max-model-len", "--max-num-seqs"),
+        *("--distributed-executor-backend", "--gpu-memory-utilization", "--max-num-seqs"),
         *("--max-num-batched-tokens", "--enforce-eager", "--swap-space", "--async-scheduling", "--scheduling-policy"),
         *("--enable-prefix-caching", "--no-enable-prefix-caching", "--enable-chunked-prefill"),
         *("--no-enable-chunked-prefill", "--chat-template", "--chat-template-content-format", "--response-role"),
@@ -78,13 +80,23 @@ def derive(
     if vouched:
         return Identity(kube.compact({"identity": vouched}), plain=False, vouched=True, lora=lora)
     model = line.value("--model") or line.positional or ""
-    # The last value of an option is the one that counts.
-    options = {flag.name: flag.value for flag in line.all if flag.name not in HARMLESS}
+    written = [(flag.name, flag.value) for flag in line.all if flag.name not in HARMLESS]
+    # The last value of an option is the one that counts, and order matters only where two names may mean one option.
+    options = dict(written)
     source = {name: env[name] for name in SOURCE_ENV if name in env}
     facts: dict[str, object] = {"model": model, "options": options, "source": source}
-    known = (model, *(value or "" for value in options.values()))
-    hub = is_hub_id(model) and not any(REFERENCE.search(text) for text in known) and None not in source.values()
+    if _ambiguous(options):
+        facts["ordered"] = written
+    known = (model, *options, *(value or "" for value in options.values()))
+    hidden = line.hidden or bool(line.flags("--config")) or any(REFERENCE.search(text) for text in known)
+    hub = is_hub_id(model) and not hidden and None not in source.values()
     if not hub:
         # Two deployments may mean two models by one path: nothing but this one's own pods may share.
         facts |= {"image": image, "owner": list(owner), "words": list(line.words)}
     return Identity(kube.compact(facts), plain=hub and not options and not source, vouched=False, lora=lora)
+
+
+def _ambiguous(names: Iterable[str]) -> bool:
+    """Tell whether two names may mean one option: a short one, or one that another begins with."""
+    ordered = sorted(names)
+    return any(not n.startswith("--") for n in ordered) or any(b.startswith(a) for a, b in pairwise(ordered))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 Version = tuple[int, int, int]
 
 _NUMBER = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?(?:\.?post\d+)?(?:[-+_].*)?")
-_UNRELEASED = re.compile(r"rc|dev|nightly|alpha|beta")
+_UNRELEASED = re.compile(r"(?:[-._+]|\d)(?:rc|dev|nightly|alpha|beta)\d*(?:$|[-._+])")
 
 
 @dataclass(frozen=True)

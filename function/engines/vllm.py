@@ -3,7 +3,7 @@
 from function import kube
 from function.api.deployment import Engine as EngineSpec
 from function.engines import Engine, identity, versions
-from function.engines.args import CommandLine
+from function.engines.args import CommandLine, expand
 
 CONTAINER = "engine"
 PORT = 8000
@@ -27,7 +27,9 @@ def read(spec: EngineSpec, *, namespace: str, name: str) -> tuple[Engine, Comman
     Returns:
         What backends see of it, and its command line.
     """
-    env = {e.name: e.value if e.value_from is None else None for e in spec.env}
+    env: dict[str, str | None] = {}
+    for e in spec.env:
+        env[e.name] = expand(e.value or "", env) if e.value_from is None else None
     line = CommandLine(spec.command, spec.args, env)
     version = versions.of_engine(spec.version, spec.image)
     engine = Engine(

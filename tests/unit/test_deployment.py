@@ -227,6 +227,18 @@ def test_a_latch_that_somebody_edited_is_fatal_and_changes_nothing() -> None:
     ]
 
 
+def test_a_latch_that_somebody_edited_is_not_fatal_before_the_tier_is_looked_up() -> None:
+    story = engine_story()
+    before = story.settle()
+    story.happen()
+    for observed in story.observed:
+        if ANNOTATION_PATCH in observed["metadata"]["annotations"]:
+            observed["metadata"]["annotations"][ANNOTATION_PATCH] = "{}"
+    rendered = story.render()  # the tier is there, and computes the patch anew
+    assert not rendered.fatal
+    assert latch(rendered) == latch(before)
+
+
 # --- waiting ------------------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ def test_the_wheel_installs_into_an_empty_environment_and_serves(tmp_path: Path)
     (wheel,) = tmp_path.glob("*.whl")
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "--require-hashes", "--requirement=requirements/server.txt"], check=True)
     subprocess.run([*pip, "--no-deps", wheel], check=True)
     subprocess.run([python, "-m", "pip", "check"], check=True, capture_output=True)
