@@ -17,6 +17,7 @@ from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
 from function.delivery import Delivered, Delivery
 from function.engines import Engine, vllm
 from function.engines.args import CommandLine, names
+from function.tier import CREDENTIALS_RESOLVED
 
 ACCEPTED = "Accepted"
 CLUSTER_REACHABLE = "ClusterReachable"
@@ -192,9 +193,13 @@ class Composer:
         if isinstance(decision, EnginePatch) and isinstance(found, Tier):
             # The engine mounts its tier's ConfigMap, so it runs beside it.
             self.namespace_there = found.spec.target_namespace
-            self.conditions.set(
-                TIER_ATTACHED, TRUE, "Attached", f"By {decision.connector} to KVOffloadTier {decision.tier}"
+            message = f"By {decision.connector} to KVOffloadTier {decision.tier}"
+            status, _, lacks = kube.condition(
+                self.req.required_resources["tier"].items[0].resource, CREDENTIALS_RESOLVED
             )
+            if status == FALSE:
+                message += f"; its pods may wait for the tier's Secret: {lacks}"
+            self.conditions.set(TIER_ATTACHED, TRUE, "Attached", message)
             return Attachment(decision)
         assert not isinstance(decision, EnginePatch)
         return self.unattached(spec, decision)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from function import kube
 from function.kube import Manifest
 from function.render import EXAMPLES, Rendered, load, render
 from tests.examples import names
@@ -45,11 +46,12 @@ class World(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """A story, the kinds that are still there, and whether the composite has composed before."""
+    """A story: the kinds that are there, whether everything runs already, and whether Crossplane calls that Ready."""
 
     story: str
     there: frozenset[str]
     observed: bool = False
+    ready: bool = False
 
 
 VARIANTS = {
@@ -57,7 +59,7 @@ VARIANTS = {
         Variant("everything is there", ALL),
         Variant("the Secret is missing", ALL - {"Secret"}),
         Variant("nothing is there", frozenset()),
-        Variant("everything runs", ALL, observed=True),
+        Variant("everything runs", ALL, observed=True, ready=True),
         Variant("the Secret is gone while everything runs", ALL - {"Secret"}, observed=True),
         Variant("all is gone while everything runs", frozenset(), observed=True),
     ],
@@ -65,8 +67,8 @@ VARIANTS = {
         Variant("everything is there", ALL),
         Variant("the tier is missing", ALL - {"KVOffloadTier"}),
         Variant("nothing is there", frozenset()),
-        Variant("everything runs", ALL, observed=True),
-        Variant("the tier is gone while everything runs", ALL - {"KVOffloadTier"}, observed=True),
+        Variant("everything runs", ALL, observed=True, ready=True),
+        Variant("the tier is gone while everything runs", ALL - {"KVOffloadTier"}, observed=True, ready=True),
         Variant("all is gone while everything runs", frozenset(), observed=True),
     ],
 }
@@ -150,7 +152,10 @@ def _status(composite: Manifest) -> dict[str, Any]:
 )
 def test_both_renderers_agree(example: str, part: str, variant: Variant, functions: Path, tmp_path: Path) -> None:
     of = world(example, part, variant)
-    assert said_by_core(run_core(of, functions, tmp_path)) == said_in_process(render(*of))
+    documents = run_core(of, functions, tmp_path)
+    assert said_by_core(documents) == said_in_process(render(*of))
+    conditions = {c["type"]: c["status"] == "True" for c in documents[0]["status"]["conditions"]}
+    assert (conditions["Synced"], conditions["Ready"]) == (True, variant.ready)
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -184,15 +189,22 @@ EXISTING = cluster(source="Existing", existing={"secretRef": {"name": "gke-h200-
 
 @pytest.mark.parametrize("composite", [EXISTING, cluster(source="Local")], ids=["existing", "local"])
 @pytest.mark.parametrize("seen", [False, True], ids=["at first", "once there"])
-def test_both_renderers_agree_on_a_cluster(
-    composite: Manifest, functions: Path, tmp_path: Path, *, seen: bool
-) -> None:
+def test_both_renderers_agree_on_a_cluster(composite: Manifest, functions: Path, tmp_path: Path, *, seen: bool) -> None:
     of = World(composite, observe(render(composite)) if seen else ())
     assert said_by_core(run_core(of, functions, tmp_path)) == said_in_process(render(*of))
 
 
-def test_both_renderers_stop_at_a_fatal_result(functions: Path, tmp_path: Path) -> None:
-    of = World(cluster(source="Existing"))
+def changed_latch() -> World:
+    """An engine that runs without its tier, by a latch that somebody has changed."""
+    gone = world("lmcache", "deployment", Variant("", ALL - {"KVOffloadTier"}, observed=True))
+    for manifest in gone.observed:
+        if kube.ANNOTATION_PATCH in manifest["metadata"]["annotations"]:
+            manifest["metadata"]["annotations"][kube.ANNOTATION_PATCH] += " "
+    return gone
+
+
+@pytest.mark.parametrize("of", [World(cluster(source="Existing")), changed_latch()], ids=["cluster", "changed latch"])
+def test_both_renderers_stop_at_a_fatal_result(of: World, functions: Path, tmp_path: Path) -> None:
     rendered = render(*of)
     assert rendered.fatal
     (message,) = [r["message"] for r in rendered.results if r["severity"] == "SEVERITY_FATAL"]

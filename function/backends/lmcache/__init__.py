@@ -77,7 +77,8 @@ class LMCache:
             return Refusal(
                 reason.reason, f"{reason.message}; the tier's mode is Multiprocess, Auto would attach in process"
             )
-        return patches.in_process(tier, site, engine, whole_tier=False).with_notice(_unused(tier, engine, reason))
+        patch = patches.in_process(tier, site, engine, whole_tier=False)
+        return patch.with_notice(_unused(tier, engine, reason, patch))
 
 
 def _why_in_process(engine: Engine) -> Refusal | None:
@@ -106,16 +107,17 @@ def _why_in_process(engine: Engine) -> Refusal | None:
     return None
 
 
-def _unused(tier: Tier, engine: Engine, reason: Refusal) -> Notice:
+def _unused(tier: Tier, engine: Engine, reason: Refusal, patch: EnginePatch) -> Notice:
     spec = tier.spec.lmcache
     unused = [f"the {spec.cpu_tier_gib_per_node} GiB of the node's agent"]
     if spec.disk_tier:
         unused.append(f"its disk of {spec.disk_tier.size_per_node}")
     staging = sizing.STAGING_GIB_PER_RANK
+    remote = any(variable["name"] == redis.REMOTE for variable in patch.env)
     return Notice(
         "TierUnusedByEngine",
         reason.reason,
         f"{reason.message}. It is attached in process: {staging} GiB x {engine.ranks} rank(s) of its own pod's memory"
-        f"{', and the Redis' if spec.redis else ''}; {' and '.join(unused)} it cannot use. "
+        f"{', and the Redis' if remote else ''}; {' and '.join(unused)} it cannot use. "
         "A tier for a fleet of such engines has lmcache.mode InProcess",
     )

@@ -3,7 +3,7 @@
 from function import kube, sizing
 from function.api.tier import Mode
 from function.backends.base import CONNECTOR, Invalid, Part, Site, Tier
-from function.backends.lmcache import redis, volumes
+from function.backends.lmcache import volumes
 
 SERVER_PORT = 5555
 YAML_KEY = "lmcache.yaml"
@@ -64,8 +64,6 @@ def _yaml(tier: Tier, site: Site) -> str:
                 "max_local_disk_size": float(sizing.amount("max_local_disk_size", disk)),
             }
     settings["max_local_cpu_size"] = float(sizing.amount("max_local_cpu_size", rank * sizing.GIB))
-    if spec.redis and not spec.redis.secret_ref:
-        settings["remote_url"] = redis.url(spec.redis)
     # Every value is a number, a bool or a string, and JSON's form of those is YAML's.
     return "".join(f"{key}: {kube.compact(value)}\n" for key, value in sorted(settings.items()))
 

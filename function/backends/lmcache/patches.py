@@ -2,8 +2,7 @@
 
 from function import kube, placement, sizing
 from function.backends.base import EnginePatch, Notice, Site, Tier
-from function.backends.lmcache import connector, volumes
-from function.backends.lmcache.redis import remote_env
+from function.backends.lmcache import connector, redis, volumes
 from function.engines import Engine, versions
 
 _CONFIG_MOUNT: kube.Manifest = {"name": "kv-offload", "mountPath": connector.CONFIG_DIR, "readOnly": True}
@@ -36,7 +35,7 @@ def in_process(tier: Tier, site: Site, engine: Engine, *, whole_tier: bool) -> E
     spec = tier.spec.lmcache
     oldest = engine.lmcache or (engine.support.oldest_lmcache if engine.support else (0, 0, 0))
     files = connector.connector_files(tier, site)
-    env, notices = remote_env(tier, engine, oldest)
+    env, notices = redis.remote_env(tier, engine, oldest)
     disks, mounts = [_config_volume(tier)], [_CONFIG_MOUNT]
     if whole_tier and spec.disk_tier:
         _, gpus = connector.rank_gib(tier, site)
@@ -55,12 +54,13 @@ def in_process(tier: Tier, site: Site, engine: Engine, *, whole_tier: bool) -> E
             {"name": "PYTHONHASHSEED", "value": engine.identity.seed},
             *env,
         ],
+        # No kv_load_failure_policy: its loads are synchronous, where recompute was reported to go wrong (vLLM #49250).
         args=["--kv-transfer-config", kube.compact({"kv_connector": connector.IN_PROCESS, "kv_role": "kv_both"})],
         mounts=mounts,
         volumes=disks,
         labels={kube.LABEL_TIER: tier.instance},
-        # A ConfigMap that changes restarts nothing; this does.
-        annotations=_connector_hash(files[connector.YAML_KEY]),
+        # A ConfigMap or a Secret that changes restarts nothing; another setting or Redis has to.
+        annotations=_connector_hash([files[connector.YAML_KEY], redis.url(spec.redis) if spec.redis else ""]),
         notices=[*_image_notices(engine, oldest), *notices],
     )
 

@@ -9,6 +9,7 @@ from function.backends.base import CREDENTIALS, Credential, CredentialError, Not
 from function.engines import Engine, versions
 
 URL_KEY = "redis-url"
+REMOTE = "LMCACHE_REMOTE_URL"
 # A user's value for one of these, beside a URL that holds the password, would publish it.
 _LEAKS = ("LMCACHE_LOG_LEVEL", "LMCACHE_TRACK_USAGE")
 
@@ -94,25 +95,27 @@ def _from_secret(env: str, name: str, key: str, *, optional: bool = False) -> ku
 def remote_env(tier: Tier, engine: Engine, oldest: versions.Version) -> tuple[list[kube.Manifest], list[Notice]]:
     """Give an in-process engine the Redis and its credentials in the form that its LMCache reads, or say why not."""
     redis, ref = tier.spec.lmcache.redis, tier.spec.lmcache.secret_ref
-    if not redis or not ref:
+    if not redis:
         return [], []
     if not redis.tls and redis.mode == "Standalone" and oldest >= versions.LMCACHE_RESP:
-        remote = {"name": "LMCACHE_REMOTE_URL", "value": f"resp://{redis.host}:{redis.port}"}
+        remote = {"name": REMOTE, "value": f"resp://{redis.host}:{redis.port}"}
         return [remote, *resp_env(tier)], []
     why = None
     if redis.mode == "Cluster" and oldest < versions.LMCACHE_CLUSTER:
         why = (
             f"its LMCache may be {versions.show(oldest)}, which logs the password of a redis-cluster URL it cannot read"
         )
-    elif ref.on_cluster and not ref.url_key:
+    elif ref and ref.on_cluster and not ref.url_key:
         why = "its LMCache wants a URL; set remote.redis.secretRef.urlKey to the key that holds it"
-    elif leaks := [name for name in _LEAKS if name in engine.env_names]:
+    elif leaks := ref and [name for name in _LEAKS if name in engine.env_names]:
         why = f"its LMCache wants the password in a URL, which {leaks[0]} could publish; remove it from engine.env"
     if why:
         return [], [Notice("RemoteNotAttached", "NoSafeWay", f"the engine runs without the tier's Redis: {why}")]
+    if not ref:
+        return [{"name": REMOTE, "value": url(redis)}], []
     name = ref.name if ref.on_cluster else tier.instance
     return [
         # These versions log the URL, password and all, at INFO.
         {"name": "LMCACHE_LOG_LEVEL", "value": "WARNING"},
-        _from_secret("LMCACHE_REMOTE_URL", name, ref.url_key if ref.on_cluster and ref.url_key else URL_KEY),
+        _from_secret(REMOTE, name, ref.url_key if ref.on_cluster and ref.url_key else URL_KEY),
     ], []

@@ -1,0 +1,225 @@
+"""What lands on an inference cluster is sound: a tier and its engine together, for every example and many changes."""
+
+import base64
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pytest
+
+from function import kube
+from function.kube import Manifest
+from function.render import EXAMPLES, Rendered, load, render
+from tests.examples import names
+from tests.lint.manifests import Context, lint
+from tests.lint.model import Bundle
+from tests.lint.objects import secrets_stay_in_secrets
+from tests.lint.schemas import schema_errors
+from tests.render.changes import GONE, NOTHING, Changes, changed
+
+DISK = "spec.lmcache.diskTier"
+REDIS = "spec.lmcache.remote.redis"
+ENGINE = "spec.engine"
+# The examples' engines name this Secret of the user's.
+USERS = frozenset({"Secret/hf-token"})
+NEW, OLD = "lmcache-current", "lmcache"
+CLASS = {DISK: {"storageClassName": "nvme", "sizePerNode": "1Ti"}}
+LONGEST = "shared.tier" + 52 * "x"  # 63 characters, the most that Crossplane takes
+MODEL_BY_PATH = ["--model=/mnt/models", "--tensor-parallel-size=2"]
+
+
+class Variant(NamedTuple):
+    """A story: an example whose tier and deployment are changed, by dotted path, and what the user has on the cluster.
+
+    `connector` is the one that the engine is attached by; empty for an engine that is not attached. `password` replaces
+    the example's.
+    """
+
+    story: str
+    example: str
+    connector: str
+    tier: Changes = NOTHING
+    deployment: Changes = NOTHING
+    external: frozenset[str] = frozenset()
+    password: bytes = b""
+
+
+AGENT, IN_PROCESS, UNATTACHED = "LMCacheMPConnector", "LMCacheConnectorV1", ""
+
+VARIANTS = [
+    *(Variant(f"example {name}", name, AGENT if name == NEW else IN_PROCESS) for name in names()),
+    Variant("memory is shared through the node's folder", NEW, AGENT, {"spec.lmcache.ipc": "Shared"}),
+    Variant("agents see GPUs by CDI", NEW, AGENT, {"spec.placement.gpuAccess.type": "CDI"}),
+    Variant("the default runtime is NVIDIA's", NEW, AGENT, {"spec.placement.gpuAccess.runtimeClassName": ""}),
+    Variant("the disk is of a storage class", NEW, AGENT, CLASS),
+    Variant("the disk is a folder", OLD, IN_PROCESS, {DISK: {"hostPath": {"path": "/mnt/kv"}, "sizePerNode": "1T"}}),
+    Variant("there is no disk", NEW, AGENT, {DISK: GONE}),
+    Variant("there is no Redis", NEW, AGENT, {"spec.lmcache.remote": GONE}),
+    Variant("there is memory alone", OLD, IN_PROCESS, {DISK: GONE, "spec.lmcache.remote": GONE}),
+    Variant("Redis asks for no password", NEW, AGENT, {f"{REDIS}.secretRef": GONE}),
+    Variant("Redis asks an old engine for no password", OLD, IN_PROCESS, {f"{REDIS}.secretRef": GONE}),
+    Variant("agents are replaced by hand", NEW, AGENT, {"spec.updateStrategy.type": "OnDelete"}),
+    Variant("agents are replaced by the tenth", NEW, AGENT, {"spec.updateStrategy.maxUnavailable": "10%"}),
+    Variant(
+        "the Secret is on the cluster",
+        NEW,
+        AGENT,
+        {f"{REDIS}.secretRef.onCluster": True},
+        external=frozenset({"Secret/valkey-auth"}),
+    ),
+    Variant(
+        "the Secret is on the cluster, with a URL for old engines",
+        OLD,
+        IN_PROCESS,
+        {f"{REDIS}.secretRef": {"name": "on-cluster", "onCluster": True, "urlKey": "url"}},
+        external=frozenset({"Secret/on-cluster"}),
+    ),
+    Variant(
+        "the Secret is on the cluster, and an old engine cannot use it",
+        OLD,
+        IN_PROCESS,
+        {f"{REDIS}.secretRef": {"name": "on-cluster", "onCluster": True}},
+        external=frozenset({"Secret/on-cluster"}),
+    ),
+    Variant(
+        "a model by path is vouched for",
+        NEW,
+        AGENT,
+        {"spec.lmcache.mode": "Multiprocess"},
+        {f"{ENGINE}.args": MODEL_BY_PATH, f"{ENGINE}.kvCache.identity": "qwen3-32b@main"},
+    ),
+    Variant(
+        "a model by path is not vouched for",
+        NEW,
+        UNATTACHED,
+        {"spec.lmcache.mode": "Multiprocess"},
+        {f"{ENGINE}.args": MODEL_BY_PATH, f"{ENGINE}.kvCache.onUnavailable": "ServeWithout"},
+    ),
+    Variant("a model by path goes in process", NEW, IN_PROCESS, {}, {f"{ENGINE}.args": MODEL_BY_PATH}),
+    Variant(
+        "engines hold everything, in a new version",
+        NEW,
+        IN_PROCESS,
+        {"spec.lmcache.mode": "InProcess", "spec.placement.gpusPerNode": 8, **CLASS},
+    ),
+    Variant(
+        "engines hold everything, beside a Redis Cluster",
+        "lmcache-inprocess",
+        IN_PROCESS,
+        {f"{REDIS}.mode": "Cluster", f"{REDIS}.tls": False},
+        {f"{ENGINE}.version": "0.20.2"},
+        password=b"no-such-sign/in:it",
+    ),
+    Variant(
+        "engines hold everything, and may not use the Redis Cluster",
+        "lmcache-inprocess",
+        IN_PROCESS,
+        {f"{REDIS}.mode": "Cluster", f"{REDIS}.tls": False},
+        password=b"no-such-sign/in:it",
+    ),
+    Variant(
+        "GPUs are claimed",
+        NEW,
+        AGENT,
+        {"spec.lmcache.mode": "Multiprocess"},
+        {
+            f"{ENGINE}.resources": {
+                "requests": {"cpu": 8},
+                "claims": [{"name": "gpus", "resourceClaimTemplateName": "two-h100"}],
+            }
+        },
+        external=frozenset({"ResourceClaimTemplate/two-h100"}),
+    ),
+    Variant("the namespace is another", NEW, AGENT, {"spec.targetNamespace": "serving"}),
+    Variant(
+        "agents tolerate what they are told",
+        NEW,
+        AGENT,
+        {"spec.placement.tolerations": [{"key": "gpu", "operator": "Equal", "value": "h100", "effect": "NoSchedule"}]},
+    ),
+    Variant(
+        "the user sets what a tier would set",
+        OLD,
+        IN_PROCESS,
+        {},
+        {f"{ENGINE}.env": [{"name": "PYTHONHASHSEED", "value": "0"}, {"name": "LMCACHE_LOG_LEVEL", "value": "DEBUG"}]},
+    ),
+    Variant(
+        "the user wires by hand",
+        NEW,
+        UNATTACHED,
+        {},
+        {f"{ENGINE}.args": ["--model=Qwen/Qwen3-32B", '--kv-transfer-config={"kv_connector":"NixlConnector"}']},
+    ),
+    Variant(
+        "names are as long as they may be, and have dots",
+        NEW,
+        AGENT,
+        {"metadata.name": LONGEST},
+        {f"{ENGINE}.kvCache.tierRef.name": LONGEST, "metadata.name": f"0{LONGEST[1:]}"},
+    ),
+]
+
+
+class Landed(NamedTuple):
+    """What a variant comes to: the renders of tier and deployment, and the password that they may not show."""
+
+    variant: Variant
+    tier: Rendered
+    deployment: Rendered
+    password: bytes
+
+    @property
+    def context(self) -> Context:
+        """What the manifests alone do not tell: where this engine is not attached, others are."""
+        others = {kube.LABEL_TIER: self.tier.composite["status"]["connector"]["configMap"]}
+        return Context(
+            external=USERS | self.variant.external,
+            external_pods=() if self.variant.connector else (others,),
+            secrets=(self.password,),
+        )
+
+
+def land(variant: Variant) -> Landed:
+    """Render a variant."""
+    folder = EXAMPLES / variant.example
+    tier = changed(load(folder / "tier.yaml")[0], variant.tier)
+    deployment = changed(load(folder / "deployment.yaml")[0], variant.deployment)
+    required = load(folder / "required.yaml")
+    (secret,) = (r for r in required if r["kind"] == "Secret")
+    key = load(folder / "tier.yaml")[0]["spec"]["lmcache"]["remote"]["redis"]["secretRef"].get(
+        "passwordKey", "password"
+    )
+    password = variant.password or base64.b64decode(secret["data"][key])
+    secret["data"][key] = base64.b64encode(password).decode()
+    return Landed(variant, render(tier, (), required), render(deployment, (), [*required, tier]), password)
+
+
+@pytest.fixture(scope="module", params=VARIANTS, ids=lambda variant: variant.story)
+def landed(request: pytest.FixtureRequest) -> Landed:
+    """Every variant, rendered once for all tests of this file."""
+    return land(request.param)
+
+
+def test_the_story_is_what_is_rendered(landed: Landed) -> None:
+    for rendered in (landed.tier, landed.deployment):
+        assert rendered.condition("Accepted")["status"] == "True"
+        assert rendered.manifests
+    attached = landed.deployment.composite["status"].get("kvCache", {}).get("connector", "")
+    assert attached == landed.variant.connector
+
+
+def test_kubernetes_accepts_every_manifest(landed: Landed) -> None:
+    manifests: Sequence[Manifest] = [*landed.tier.manifests, *landed.deployment.manifests]
+    assert [error for manifest in manifests for error in schema_errors(manifest)] == []
+
+
+def test_tier_and_engine_are_sound_together(landed: Landed) -> None:
+    assert lint([*landed.tier.manifests, *landed.deployment.manifests], landed.context) == []
+
+
+def test_what_carries_them_is_sound_and_shows_no_secret(landed: Landed) -> None:
+    for rendered in (landed.tier, landed.deployment):
+        assert lint(list(rendered.composed.values()), landed.context) == []
+        # What else Crossplane publishes: status, conditions, events.
+        published = Bundle(({**rendered.composite, "events": rendered.results},), landed.context)
+        assert list(secrets_stay_in_secrets(published)) == []
