@@ -6,10 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from function.render import EXAMPLES, load, render, render_example
-
 from tests.conformance.pods import Manifest, Process, process
-
-NAMES = ("lmcache", "lmcache-current", "lmcache-inprocess")
 
 Change = Callable[[Manifest], None]
 

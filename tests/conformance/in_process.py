@@ -1,7 +1,7 @@
-"""The engine's side of in-process LMCache, of whichever version comes first on the path, as far as it goes without a GPU.
+"""The engine's side of in-process LMCache, of the version that is first on the path, as far as it goes without a GPU.
 
-A script for a process of its own: PYTHONHASHSEED counts only at start, and what it logs is seen as an operator would see
-it. Reads its task as JSON from stdin, writes what it found as JSON to the file that is its only argument. LMCache's own
+A script for a process of its own: PYTHONHASHSEED counts only at start, and what it logs is seen as an operator sees it.
+Reads its task as JSON from stdin, writes what it found as JSON to the file that is its only argument. LMCache's own
 code reads configuration, URLs and tokens; vLLM is stood in for by one function.
 """
 
@@ -82,36 +82,42 @@ def connected_as(backend: RemoteBackend) -> dict[str, Any]:
     return found | {"tls": "SSL" in pool.connection_class.__name__}
 
 
-def main(task: dict[str, Any]) -> dict[str, Any]:
-    config = lmcache_get_or_create_config()
-    usage = InitializeUsageContext(config.to_original_config() if OLD else config, metadata())
-    if task.get("vllm", True):
-        stand_in_for_vllm()
+def keys(config: Any) -> list[Any]:
+    """LMCache's keys of some tokens."""
     database = ChunkedTokenDatabase(config, metadata())
     assert database.hash_func is hash
     if sys.version_info < (3, 12):
         database.hash_func = hash_as_python_3_12
-    keys = [key for _, _, key in database.process_tokens(TOKENS)]
+    return [key for _, _, key in database.process_tokens(TOKENS)]
+
+
+def main(task: dict[str, Any]) -> dict[str, Any]:
+    config = lmcache_get_or_create_config()
+    values = config.to_dict()
+    usage = InitializeUsageContext(config.to_original_config() if OLD else config, metadata())
+    without_vllm = keys(config)
+    stand_in_for_vllm()
+    with_vllm = keys(config)
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
-    found: dict[str, Any] = {
-        "config": {key: value for key, value in config.to_dict().items() if key in task.get("config", [])},
+    found = {
+        "config": {key: values[key] for key in task.get("config", ())},
         "reports_usage": usage is not None,
-        "keys": [key.to_string() for key in keys],
-        "urls": [],
+        "keys": [key.to_string() for key in with_vllm],
+        "keys_without_vllm": [key.to_string() for key in without_vllm],
     }
-    for url in task.get("urls", []):
-        config.remote_url = url
-        found["urls"].append(connected_as(remote(config, loop)))
     if "remote" in task:
         backend = remote(config, loop)
-        found["seen"] = [backend.contains(key) for key in keys]
+        found["seen"] = [backend.contains(key) for key in with_vllm]
         if task["remote"] == "store":
             memory = AdHocMemoryAllocator(device="cpu")
-            for key in keys:
+            for key in with_vllm:
                 chunk = memory.allocate(torch.Size((2, 1, 256, 8)), torch.bfloat16, MemoryFormat.KV_2LTD)
                 asyncio.run_coroutine_threadsafe(backend.connection.put(key, chunk), loop).result(10)
-    return found
+    urls = []
+    for config.remote_url in task.get("urls", ()):
+        urls.append(connected_as(remote(config, loop)))
+    return found | {"urls": urls}
 
 
 if __name__ == "__main__":

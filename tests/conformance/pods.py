@@ -21,7 +21,7 @@ class Process:
     files: Mapping[str, str]
 
     def moved(self, places: Mapping[str, str]) -> "Process":
-        """The same process where the image's and the node's paths are elsewhere: texts replaced, wherever they stand."""
+        """The same process where the image's and the node's paths are elsewhere: replaced wherever they stand."""
 
         def move(text: str) -> str:
             for old, new in places.items():
@@ -62,7 +62,9 @@ def _value(entry: Manifest, secrets: Mapping[str, Mapping[str, str]]) -> str | N
     if "value" in entry:
         return str(entry["value"])
     if ref := entry["valueFrom"].get("secretKeyRef"):
-        found = secrets.get(ref["name"], {}).get(ref["key"])
+        if ref["name"] not in secrets:
+            return None  # the user's own, which is there already
+        found = secrets[ref["name"]].get(ref["key"])
         if found is None and not ref.get("optional"):
             raise KeyError(f"Secret {ref['name']} has no {ref['key']}: the container would not start")
         return None if found is None else base64.b64decode(found).decode()

@@ -1,47 +1,46 @@
-"""The agent: `lmcache server` of the release's version, from its flags to a running server."""
+"""The agent: `lmcache server` of the newest release, from its flags to a running server."""
 
 import argparse
 import dataclasses
+import importlib.util
 import json
-import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from function.releases import NEWEST
-from function.sizing import GIB, quantity
-from lmcache import __version__, integration
+from lmcache import __version__
 from lmcache.cli.commands.server import ServerCommand
+from lmcache.integration.vllm import vllm_multi_process_adapter as client
 from lmcache.v1.distributed.config import parse_args_to_config
 from lmcache.v1.mp_observability.config import parse_args_to_observability_config
 from lmcache.v1.multiprocess.config import parse_args_to_http_frontend_config, parse_args_to_mp_server_config
+from lmcache.v1.multiprocess.transport.factory import RequestClientFactory
 
+from function.releases import NEWEST
+from function.sizing import GIB, quantity
 from tests.conformance import cases, runner
 from tests.conformance.conftest import Server
-from tests.conformance.pods import NODE, process
+from tests.conformance.pods import NODE, Manifest, process
 from tests.examples import PASSWORD, USERNAME
 
 LMCACHE = "/opt/venv/bin/lmcache"
 DISK = "/var/lib/lmcache"
-WITH_AGENT = ("lmcache", "lmcache-current")
-# How long a server may take to start or to end on two busy cores.
-PATIENCE = 90
 
 
 def parse(argv: tuple[str, ...]) -> argparse.Namespace:
-    """Read an agent's flags as `lmcache server` does: what follows the shell's own words."""
+    """Read an agent's flags as `lmcache server` does: what follows the words that are the shell's."""
     parser = argparse.ArgumentParser()
     ServerCommand().add_arguments(parser)
     return parser.parse_args(argv[argv.index("lmcache") + 1 :])
 
 
-@pytest.fixture(params=WITH_AGENT)
+@pytest.fixture(params=["lmcache", "lmcache-current"])
 def example(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -51,12 +50,17 @@ def test_the_lmcache_under_test_is_the_one_that_the_newest_release_deploys() -> 
     assert NEWEST.lmcache_image.endswith(f":v{__version__}")
 
 
+def test_a_flag_that_the_server_does_not_know_is_refused() -> None:
+    """What makes the tests below worth something."""
+    with pytest.raises(SystemExit):
+        parse((*cases.agent("lmcache").argv, "--l1-size-gib=1"))
+
+
 def test_the_server_reads_every_flag_as_it_is_meant(example: str) -> None:
     tier = cases.tier_spec(example)
     args = parse(cases.agent(example).argv)
     storage = parse_args_to_config(args)
-    memory = storage.l1_manager_config.memory_config
-    assert memory.size_in_bytes == tier["cpuTierGiBPerNode"] * GIB
+    assert storage.l1_manager_config.memory_config.size_in_bytes == tier["cpuTierGiBPerNode"] * GIB
     assert storage.eviction_config.eviction_policy == "LRU"
     server = parse_args_to_mp_server_config(args)
     assert (server.host, server.port, server.isolated_ipc) == ("0.0.0.0", 5555, True)
@@ -68,7 +72,7 @@ def test_the_server_reads_every_flag_as_it_is_meant(example: str) -> None:
 
 
 def test_no_key_of_an_adapter_is_lost(example: str) -> None:
-    """LMCache ignores keys of an adapter that it does not know, so a typo would only be found in production."""
+    """LMCache ignores keys of an adapter that it does not know, so a typo would be found by a full disk."""
     args = parse(cases.agent(example).argv)
     parsed = parse_args_to_config(args).l2_adapter_config.adapters
     written = [json.loads(text) for text in args.l2_adapter]
@@ -89,83 +93,122 @@ def test_the_disk_is_bounded_below_its_size(example: str) -> None:
     assert disk.eviction_config is not None
 
 
-def test_client_and_server_agree() -> None:
-    """The engine's side, as far as it goes without vLLM: LMCache's client asks for keys by name and ignores others."""
-    config = json.loads(cases.engine("lmcache-current").flag("--kv-transfer-config"))
-    module = Path(*config["kv_connector_module_path"].split(".")[2:]).with_suffix(".py")
-    sources = [Path(folder) for folder in integration.__path__]
-    assert f"class {config['kv_connector']}(" in "".join((folder / module).read_text() for folder in sources)
-    client = "".join(file.read_text() for folder in sources for file in (folder / "vllm").glob("*.py"))
+def transfer_config() -> Any:
+    """What an engine that speaks to the agent is told."""
+    return json.loads(cases.engine("lmcache-current").flag("--kv-transfer-config"))
+
+
+def test_lmcaches_client_knows_every_key_that_an_engine_is_given() -> None:
+    """It ignores others. The connector cannot be imported without vLLM, so its own keys are looked for in its text."""
+    config = transfer_config()
+    spec = importlib.util.find_spec(config["kv_connector_module_path"])
+    assert spec and spec.origin
+    connector = Path(spec.origin).read_text()
+    assert f"class {config['kv_connector']}(" in connector
+    known = {f"lmcache.mp.{key.name}" for key in client.ExtraConfigDefault}
     extra = config["kv_connector_extra_config"]
-    assert [key for key in extra if f'"{key}"' not in client] == []
+    assert [key for key in extra if key not in known and f'"{key}"' not in connector] == []
+
+
+def test_client_and_server_agree() -> None:
+    extra = transfer_config()["kv_connector_extra_config"]
+    resolved = client._resolve_extra_config(extra)
     server = parse_args_to_mp_server_config(parse(cases.agent("lmcache-current").argv))
-    assert extra["lmcache.mp.isolated_ipc"] is server.isolated_ipc
+    assert resolved["isolated_ipc"] is server.isolated_ipc
+    assert resolved["hash_algorithm"] == server.hash_algorithm
     assert int(extra["lmcache.mp.port"]) == server.port
+    assert 3 * resolved["heartbeat_interval"] <= server.worker_reap_timeout_seconds
 
 
-@contextmanager
-def started(manifests: list[Any], folder: Path) -> Iterator[tuple[psutil.Popen, Path, tuple[int, int]]]:
-    """Start the agent's command, with image and disk in other places and on other ports; yields it once it is healthy."""
-    places = {LMCACHE: f"{sys.prefix}/bin/lmcache", DISK: str(folder)}
-    agent = process(manifests, "DaemonSet", "lmcache").moved(places)
-    port, http = runner.free_port(), runner.free_port()
-    log = folder / "log"
-    with log.open("w") as output:
+@dataclass(frozen=True)
+class Running:
+    """An agent that was started as rendered, but for image, disk and ports, which are elsewhere."""
+
+    process: psutil.Popen
+    folder: Path
+    port: int
+    http_port: int
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+
+@pytest.fixture(scope="module")
+def running(redis_or_none: Server | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    importlib.import_module("lmcache.v1.multiprocess.http_server")  # the command does not say which import failed
+    folder = tmp_path_factory.mktemp("agent")
+    (folder / "kv").mkdir()
+    (folder / "kv" / "leftover").touch()
+
+    def tier(manifest: Manifest) -> None:
+        manifest["spec"]["lmcache"]["cpuTierGiBPerNode"] = 1
+        cases.redis_at(redis_or_none.port if redis_or_none else runner.free_port())(manifest)
+
+    agent = process(cases.changed("lmcache", tier=tier), "DaemonSet", "lmcache")
+    agent = agent.moved({LMCACHE: f"{sys.prefix}/bin/lmcache", DISK: str(folder)})
+    port, http_port = runner.free_port(), runner.free_port()
+    with (folder / "log").open("w") as log:
         server = psutil.Popen(
-            [*agent.argv, f"--port={port}", f"--http-port={http}"],
-            env=runner.base_env(folder) | agent.env,
-            stdout=output,
-            stderr=output,
+            [*agent.argv, f"--port={port}", f"--http-port={http_port}"],
+            env={**runner.base_env(folder), **agent.env},
+            stdout=log,
+            stderr=log,
         )
+        it = Running(server, folder, port, http_port)
         try:
-            _wait_for(f"http://127.0.0.1:{http}/healthcheck", server, log)
-            yield server, log, (port, http)
+            wait_until_healthy(it)
+            yield it
+            server.terminate()
+            # Kubernetes waits for 30 seconds, and then kills it.
+            server.wait(timeout=30)
         finally:
-            if server.poll() is None:
+            if server.is_running():
                 server.kill()
                 server.wait()
 
 
-def _wait_for(url: str, server: psutil.Popen, log: Path) -> None:
-    for _ in range(PATIENCE * 2):
-        assert server.poll() is None, log.read_text()
+def wait_until_healthy(agent: Running) -> None:
+    for _ in range(240):
+        assert agent.process.poll() is None, agent.log
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                assert answer.status == 200
-                return
+            agent.get("/healthcheck")
         except OSError:
             time.sleep(0.5)
-    raise AssertionError(log.read_text())
+        else:
+            return
+    raise AssertionError(agent.log)
 
 
-def test_a_rendered_agent_starts_without_leftovers_reaches_redis_keeps_its_password_and_ends_in_time(
-    redis: Server, tmp_path: Path
-) -> None:
-    """One start for all of it, since a start takes ten seconds: what is asserted comes in the order in which it happens."""
-
-    def small(tier: dict[str, Any]) -> None:
-        tier["spec"]["lmcache"]["cpuTierGiBPerNode"] = 1
-        cases.redis_at(redis.port)(tier)
-
-    leftover = tmp_path / "kv" / "from-before"
-    leftover.parent.mkdir()
-    leftover.touch()
-    with started(cases.changed("lmcache", tier=small), tmp_path) as (server, log, (port, http)):
-        assert not leftover.exists(), "nothing recounts what a disk holds from before, so it would overflow"
-        listening = {tuple(c.laddr) for c in server.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
-        assert listening == {("0.0.0.0", port), ("127.0.0.1", http)}
-        assert USERNAME in redis.users()
-        with urllib.request.urlopen(f"http://127.0.0.1:{http}/config", timeout=5) as answer:
-            config = answer.read().decode()
-        assert json.loads(config)["storage_manager"]["l1_manager_config"]["memory_config"]["size_in_bytes"] == GIB
-        server.terminate()
-        # Kubernetes kills it after 30 seconds.
-        assert server.wait(timeout=30) in {0, -15}
-        assert PASSWORD not in config
-        assert PASSWORD not in log.read_text()
+def test_an_agent_starts_with_an_empty_disk(running: Running) -> None:
+    """Nothing recounts what a disk holds from before a start, so it would overflow."""
+    assert not (running.folder / "kv" / "leftover").exists()
 
 
-def test_a_flag_that_the_server_does_not_know_is_refused() -> None:
-    """What makes the tests above worth something."""
-    with pytest.raises(SystemExit):
-        parse((*cases.agent("lmcache").argv, "--l1-size-gib=1"))
+def test_only_one_port_is_open_to_the_network(running: Running) -> None:
+    found = {tuple(c.laddr) for c in running.process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    assert found == {("0.0.0.0", running.port), ("127.0.0.1", running.http_port)}
+
+
+def test_lmcaches_client_is_answered(running: Running) -> None:
+    scheme, _ = transfer_config()["kv_connector_extra_config"]["lmcache.mp.host"].split("://")
+    requests = RequestClientFactory.create(f"{scheme}://127.0.0.1:{running.port}")
+    try:
+        assert client.send_ping(requests, timeout=30)
+        assert client.get_lmcache_chunk_size(requests, timeout=30) == 256
+    finally:
+        requests.close()
+
+
+def test_an_agent_reaches_redis_as_the_secrets_user(running: Running, redis: Server) -> None:
+    assert running.process.is_running()
+    assert USERNAME in redis.users()
+
+
+def test_an_agent_shows_its_password_nowhere(running: Running) -> None:
+    assert json.loads(running.get("/config"))["mp"]["instance_id"] == NODE
+    assert [text for text in (running.get("/config"), running.get("/status"), running.log) if PASSWORD in text] == []

@@ -63,13 +63,13 @@ def vouched(by: str = "qwen") -> Manifest:
 def derive(
     *args: str,
     command: Sequence[str] = (),
-    env: Mapping[str, str] | None = None,
+    env: Mapping[str, str | None] | None = None,
     image: str = NEW,
     owner: Sequence[str] = ("ml", "chat"),
     vouched: str | None = None,
 ) -> identity.Identity:
-    """Derive an identity from a command line."""
-    return identity.derive(CommandLine(command, args), dict(env or {}), image=image, owner=owner, vouched=vouched)
+    """Derive an identity from a command line and its environment; None for a value that is not in the spec."""
+    return identity.derive(CommandLine(command, args, env or {}), env or {}, image=image, owner=owner, vouched=vouched)
 
 
 def plan(of_tier: Tier, site: Site = EIGHT_GPUS, secret: Credential | None = None) -> Plan:

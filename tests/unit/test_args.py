@@ -13,7 +13,7 @@ KV = "--kv-transfer-config"
 CONFIG = '{"kv_connector":"X","kv_role":"kv_both"}'
 
 # How a user may write a flag, and what is read of it.
-SPELLINGS = {
+SPELLINGS: dict[str, tuple[list[str], list[tuple[str, str | None]]]] = {
     "with an equals sign": ([f"{KV}={CONFIG}"], [(KV, CONFIG)]),
     "with its value in the next word": ([KV, CONFIG], [(KV, CONFIG)]),
     "with underscores": ([f"--kv_transfer_config={CONFIG}"], [(KV, CONFIG)]),
@@ -167,10 +167,73 @@ def test_a_shell_hides_what_it_runs(command: list[str]) -> None:
     assert CommandLine(command, ["Q/Q"]).hidden
 
 
+@pytest.mark.parametrize("args", [["sh", "-c", "vllm serve Q/Q"], ["/bin/bash", "start.sh"]], ids=" ".join)
+def test_a_shell_hides_what_it_runs_where_an_image_starts_nothing_itself(args: list[str]) -> None:
+    assert CommandLine((), args).hidden
+
+
 @pytest.mark.parametrize("command", [[], ["vllm", "serve"], ["python3", "-m", "x.sh"], ["/opt/shell"]], ids=" ".join)
 def test_no_shell_hides_nothing(command: list[str]) -> None:
     assert not CommandLine(command, ["--model=Q/Q"]).hidden
 
+
+# --- variables, which the kubelet replaces ------------------------------------------------------------------------
+
+ENV = {"MODEL": "Q/Q", "FLAG": "--quantization=fp8", "TP": "2", "EMPTY": "", "SECRET": None, "NESTED": "$(FLAG)"}
+
+REFERENCES: dict[str, tuple[list[str], tuple[str, ...]]] = {
+    "a whole word": (["--model", "$(MODEL)"], ("--model", "Q/Q")),
+    "a part of a word": (["--model=$(MODEL)"], ("--model=Q/Q",)),
+    "several in a word": (["--x=$(MODEL)-$(TP)$(TP)"], ("--x=Q/Q-22",)),
+    "a flag": (["$(FLAG)"], ("--quantization=fp8",)),
+    "an empty one": (["--x=$(EMPTY)."], ("--x=.",)),
+    "a doubled dollar is one": (["--x=$$5"], ("--x=$5",)),
+    "a doubled dollar keeps a reference": (["--x=$$(TP)"], ("--x=$(TP)",)),
+    "two doubled dollars": (["--x=$$$$(TP)"], ("--x=$$(TP)",)),
+    "three dollars": (["--x=$$$(TP)"], ("--x=$2",)),
+    "one dollar is itself": (["--x=$TP"], ("--x=$TP",)),
+    "a brace is itself": (["--x=${TP}"], ("--x=${TP}",)),
+    "an unknown one stays": (["--x=$(NOBODY)"], ("--x=$(NOBODY)",)),
+    "one whose value is elsewhere stays": (["--x=$(SECRET)"], ("--x=$(SECRET)",)),
+}
+
+
+@pytest.mark.parametrize("case", REFERENCES)
+@pytest.mark.parametrize("where", ["args", "command"])
+def test_a_reference_is_replaced_as_the_kubelet_does(case: str, where: str) -> None:
+    words, expanded = REFERENCES[case]
+    line = CommandLine((), words, ENV) if where == "args" else CommandLine(words, (), ENV)
+    assert line.words == expanded
+
+
+def test_what_a_variable_holds_is_read_like_any_other_word() -> None:
+    line = CommandLine(["vllm", "serve"], ["$(MODEL)", "$(FLAG)", "-tp", "$(TP)"], ENV)
+    assert (line.positional, line.value("--quantization"), vllm.ranks(line)) == ("Q/Q", "fp8", 2)
+    assert not line.hidden
+
+
+@pytest.mark.parametrize(
+    ("words", "hidden"),
+    [
+        (["--model=Q/Q", "$(SECRET)"], True),
+        (["--model=Q/Q", "$(NOBODY)"], True),
+        (["$(SECRET)"], True),
+        (["--model=Q/Q", "--enforce-eager", "$(SECRET)"], True),
+        # After one pass it is a reference still; whatever it is, it is not known.
+        (["--model=Q/Q", "$(NESTED)"], True),
+        # These are values, whatever they hold.
+        (["--model=Q/Q", "--api-key", "$(SECRET)"], False),
+        (["--model=Q/Q", "--api-key=$(SECRET)"], False),
+        (["--model", "$(SECRET)"], False),
+        (["--port", "$(SECRET)"], False),
+    ],
+    ids=str,
+)
+def test_a_word_that_only_the_kubelet_knows_may_be_any_flag(words: list[str], hidden: bool) -> None:
+    assert CommandLine((), words, ENV).hidden == hidden
+
+
+# --- what is read of it -------------------------------------------------------------------------------------------
 
 RANKS = {
     "one by default": ([], 1),
@@ -187,12 +250,15 @@ RANKS = {
     "a word is no number of ranks": (["-tp", "auto"], 1),
     "a negative number is none": (["-tp", "-4"], 1),
     "without a value": (["-tp"], 1),
-    "local DP is no DP": (["--data-parallel-size-local=4"], 1),
+    "of DP those in this pod": (["-dp", "8", "--data-parallel-size-local=2"], 2),
+    "of DP those in this pod, shortly": (["-dpl", "2", "-dp=8", "-tp", "2"], 4),
+    "PCP": (["--prefill-context-parallel-size", "2", "-tp=4"], 8),
+    "PCP, shortly": (["-pcp", "2"], 2),
 }
 
 
 @pytest.mark.parametrize("case", RANKS)
-def test_ranks_are_tp_x_pp_x_dp(case: str) -> None:
+def test_ranks_are_the_processes_of_one_pod(case: str) -> None:
     words, ranks = RANKS[case]
     assert vllm.ranks(CommandLine((), words)) == ranks
 
@@ -216,7 +282,7 @@ WORDS = st.lists(st.text(alphabet="-=._ abk1$/", max_size=8), max_size=8)
 @given(command=WORDS, args=WORDS)
 def test_no_command_line_is_too_odd_to_read(command: list[str], args: list[str]) -> None:
     line = CommandLine(command, args)
-    assert line.words == (*command, *args)
+    assert len(line.words) == len(command) + len(args)
     assert vllm.ranks(line) == 1
     assert vllm.port(line) == 8000
 

@@ -20,6 +20,8 @@ TEXTS: dict[str, Version | None] = {
     "0.11.2": (0, 11, 2),
     "v0.11.0-cu129": (0, 11, 0),
     "v0.11.0-x86_64": (0, 11, 0),
+    "v0.11.0-aarch64": (0, 11, 0),
+    "v0.11.0-devel": (0, 11, 0),
     "0.11.0_ubuntu2404": (0, 11, 0),
     "0.11.0+cu129": (0, 11, 0),
     "v0.9.0.1": None,
@@ -28,6 +30,11 @@ TEXTS: dict[str, Version | None] = {
     "v0.100.12": (0, 100, 12),
     "v0.11.0rc1": None,
     "v0.11rc1": None,
+    "v0.24.0-rc1": None,
+    "v0.24.0-dev": None,
+    "v0.24.0-nightly": None,
+    "v0.24.0-beta.2": None,
+    "v0.24.0post1": (0, 24, 0),
     "0.24.1.dev5+g1234567": None,
     "latest": None,
     "nightly": None,
@@ -69,6 +76,9 @@ IMAGES: dict[str, Version | None] = {
     # These tags are LMCache's versions.
     "lmcache/vllm-openai:v0.5.6": None,
     "host:5000/mirror/lmcache/vllm-openai:v0.5.6": None,
+    # These are the vendors' own versions.
+    "vendor.example/nvidia/vllm:25.09-py3": None,
+    "vendor.example/rhaiis/vllm-cuda-rhel9:3.2.0": None,
     # These are whoever's.
     "vllm/something-else:v0.24.0": None,
     "company/serving:v0.24.0": None,
@@ -103,6 +113,7 @@ LMCACHE_IMAGES: dict[str, Version | None] = {
     "lmcache/vllm-openai:v0.5.6-cu129": (0, 5, 6),
     "lmcache/standalone:v0.5.6": (0, 5, 6),
     "docker.io/lmcache/vllm-openai:v0.3.9.post2": (0, 3, 9),
+    "lmcache/vllm-openai:v0.3.9post2": (0, 3, 9),
     "host:5000/lmcache/vllm-openai:v0.4.5": (0, 4, 5),
     f"lmcache/vllm-openai:v0.5.6@{DIGEST}": (0, 5, 6),
     f"lmcache/vllm-openai@{DIGEST}": None,
