@@ -1,6 +1,7 @@
 # Every target does its own set-up. PYTHON is any Python from 3.11 on.
 PYTHON ?= python3
 EXAMPLE ?= lmcache
+FOLDER ?= examples/$(EXAMPLE)
 # Environments live outside the checkout, so that a fresh clone finds them warm; any of them can be deleted.
 CACHE := $(or $(KV_OFFLOAD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/function-kv-offload)
 # One environment for each set of pinned requirements and Python; a line of the set is a file.
@@ -19,8 +20,8 @@ COMPILE := uv pip compile -q --universal --python-version 3.11 --generate-hashes
 help: ## Show this help.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-render: $(RENDER)/done ## Print what an example's tier and engine become (EXAMPLE=lmcache).
-	@$(RENDER)/bin/python -m function.render examples/$(EXAMPLE)
+render: $(RENDER)/done ## Print what an example's tier and engine become (EXAMPLE=lmcache, or FOLDER=your own).
+	@$(RENDER)/bin/python -m function.render $(FOLDER)
 
 test: $(TEST)/done ## Run all tests; builds Crossplane's own tools once, where Go is there.
 	@if command -v go >/dev/null; then $(TEST)/bin/python -m tests.tools.build; else echo "no Go here: tests that need Crossplane's own tools are skipped"; fi
@@ -34,7 +35,7 @@ lint: $(TEST)/done ## Check style and types.
 bench: $(TEST)/done ## Measure RunFunction against the SDK's identity function.
 	$(TEST)/bin/python -m tests.bench
 
-conformance: $(CONFORMANCE)/done ## Run what is rendered through LMCache's own loaders.
+conformance: $(CONFORMANCE)/lmcache-0.3.7 ## Run what is rendered through LMCache's own loaders.
 	$(CONFORMANCE)/bin/python -m pytest tests/conformance
 
 packages: $(TEST)/done ## Build the packages into dist/, with RUNTIME=image.tar inside the Function's.
@@ -47,6 +48,11 @@ requirements: ## Pin requirements anew, with hashes (needs uv).
 	$(COMPILE) pyproject.toml -o requirements/server.txt
 	$(COMPILE) --extra render pyproject.toml -o requirements/render.txt
 	$(COMPILE) --extra test pyproject.toml -o requirements/test.txt
+
+# The oldest LMCache that is supported, beside the current one.
+$(CONFORMANCE)/lmcache-0.3.7: $(CONFORMANCE)/done
+	@$(CONFORMANCE)/bin/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes \
+	  --target $@.part -r tests/conformance/requirements-0.3.7.txt && mv $@.part $@
 
 # --no-deps: each set is whole, and LMCache's own list would bring what only a GPU needs.
 $(CACHE)/venv-%/done:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from crossplane.function import resource
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
+from google.protobuf import struct_pb2 as structpb
 
-from function import api, kube, resolve
+from function import api, kube, resolve, status
 from function.api.cluster import ClusterSpec
 from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
 from function.delivery import API_VERSION, CONFIG_KIND, Delivered
@@ -54,8 +55,8 @@ class View:
         return max(counts, default=0) or None
 
     @property
-    def act(self) -> bool:
-        """Whether a person has to act before this cluster can be used; not while Crossplane is still looking it up."""
+    def resolved(self) -> bool:
+        """Whether Crossplane has looked it up, so that what is missing now is for a person to mend."""
         return self.found.state is not resolve.State.UNRESOLVED
 
     def verdict(self, in_use: str) -> tuple[str, str, str]:
@@ -97,21 +98,23 @@ VOCABULARY = {ACCEPTED: Condition(UNKNOWN, "Waiting", "Waiting for what comes be
 
 
 def compose(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse) -> None:
-    """Compose a standalone InferenceCluster: its ClusterProviderConfig, and the status that tiers read.
-
-    It has no requirements, so a wrong spec may be fatal: everything that was composed stays.
-    """
+    """Compose a standalone InferenceCluster: its ClusterProviderConfig, and the status that tiers read."""
     xr = req.observed.composite.resource
     name = kube.required_text(xr, "metadata", "name")
+    observed = req.observed.resources.get(PROVIDER_CONFIG)
     conditions = Conditions(VOCABULARY)
     try:
-        spec = api.parse(ClusterSpec, kube.plain(kube.sub(xr, "spec") or xr.__class__()))
+        spec = api.parse(ClusterSpec, kube.plain(kube.sub(xr, "spec") or structpb.Struct()))
     except api.Invalid as e:
         conditions.set(ACCEPTED, FALSE, "InvalidSpec", str(e), warn=True)
         conditions.write(req, rsp)
-        rsp.results.append(
-            fnv1.Result(severity=fnv1.SEVERITY_FATAL, reason="InvalidSpec", message=f"InferenceCluster {name}: {e}")
-        )
+        if observed is not None:
+            _desire(
+                rsp,
+                kube.text(observed.resource, "metadata", "name"),
+                kube.plain(kube.sub(observed.resource, "spec") or structpb.Struct()),
+            )
+        status.write(req, rsp, status.carried(req, ("providerConfigRef", "namespace")), ready=False)
         return
     credentials: kube.Manifest = {"source": "InjectedIdentity"}
     if spec.cluster.existing:
@@ -121,23 +124,18 @@ def compose(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse) -> None
             "secretRef": {"namespace": kube.SYSTEM_NAMESPACE, "name": ref.name, "key": ref.key},
         }
     config = kube.child_name(name, "kubeconfig")
-    desired = rsp.desired.resources[PROVIDER_CONFIG]
-    desired.Clear()
-    resource.update(
-        desired,
-        {
-            "apiVersion": API_VERSION,
-            "kind": CONFIG_KIND,
-            "metadata": {"name": config, "labels": dict(kube.MANAGED_BY)},
-            "spec": {"credentials": credentials},
-        },
-    )
+    desired = _desire(rsp, config, {"credentials": credentials})
     # A provider config has no readiness of its own: it is ready once it is there.
-    ready = PROVIDER_CONFIG in req.observed.resources
-    desired.ready = fnv1.READY_TRUE if ready else fnv1.READY_UNSPECIFIED
+    desired.ready = fnv1.READY_TRUE if observed is not None else fnv1.READY_UNSPECIFIED
     conditions.set(ACCEPTED, TRUE, "Accepted", f"The cluster is reached by ClusterProviderConfig {config}")
     conditions.write(req, rsp)
-    resource.update_status(
-        rsp.desired.composite, {"providerConfigRef": {"name": config}, "namespace": kube.SYSTEM_NAMESPACE}
-    )
-    rsp.desired.composite.ready = fnv1.READY_TRUE if ready else fnv1.READY_FALSE
+    found = {"providerConfigRef": {"name": config}, "namespace": kube.SYSTEM_NAMESPACE}
+    status.write(req, rsp, found, ready=observed is not None)
+
+
+def _desire(rsp: fnv1.RunFunctionResponse, name: str, spec: kube.Manifest) -> fnv1.Resource:
+    desired = rsp.desired.resources[PROVIDER_CONFIG]
+    desired.Clear()
+    metadata = {"name": name, "labels": dict(kube.MANAGED_BY)}
+    resource.update(desired, {"apiVersion": API_VERSION, "kind": CONFIG_KIND, "metadata": metadata, "spec": spec})
+    return desired

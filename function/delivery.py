@@ -48,32 +48,24 @@ class Delivery:
         """
         self._rsp = rsp
         self._prefix = prefix
-        managed = next(iter(kube.MANAGED_BY.items()))
         self._observed: dict[str, structpb.Struct] = {
             key: observed.resource
             for key, observed in sorted(req.observed.resources.items())
-            if kube.text(observed.resource, "kind") == KIND
-            and kube.text(observed.resource, "metadata", "labels", managed[0]) == managed[1]
+            if _ours(observed.resource)
         }
         self._hashes: dict[str, str] = {}
         self.delivered: dict[str, Delivered] = {}
+        # Where everything observed is, and by which provider config; empty before anything is.
+        self.cluster = self._first("metadata", "annotations", kube.ANNOTATION_CLUSTER)
+        self.provider_config = self._first("spec", "providerConfigRef", "name")
+
+    def _first(self, *path: str) -> str:
+        return next(filter(None, (kube.text(o, *path) for o in self._observed.values())), "")
 
     @property
     def exists(self) -> bool:
         """Whether anything was delivered before."""
         return bool(self._observed)
-
-    @property
-    def cluster(self) -> str:
-        """The cluster that everything observed is on; empty before anything is."""
-        return next(
-            (kube.text(o, "metadata", "annotations", kube.ANNOTATION_CLUSTER) for o in self._observed.values()), ""
-        )
-
-    @property
-    def provider_config(self) -> str:
-        """The provider config that everything observed uses; empty before anything is."""
-        return next((kube.text(o, "spec", "providerConfigRef", "name") for o in self._observed.values()), "")
 
     @property
     def revision(self) -> str:
@@ -139,8 +131,7 @@ class Delivery:
     def keep_all(self) -> None:
         """Desire everything that was delivered before, as it is observed."""
         for key, observed in self._observed.items():
-            if key not in self._rsp.desired.resources:
-                self._keep(key, key, observed)
+            self._keep(key.removesuffix(f"-{self.cluster}"), key, observed)
 
     def _keep(self, part: str, key: str, observed: structpb.Struct) -> Delivered:
         """Desire an Object's own fields again; the provider's and the API server's defaults stay theirs."""
@@ -149,14 +140,10 @@ class Delivery:
         desired["kind"] = KIND
         metadata = desired.get_or_create_struct("metadata")
         metadata["name"] = kube.text(observed, "metadata", "name")
-        for field in ("labels", "annotations"):
-            found = kube.sub(observed, "metadata", field)
-            own = {
-                k: v.string_value
-                for k, v in (found.fields.items() if found else ())
-                if k.startswith(kube.DOMAIN) or k in kube.MANAGED_BY
-            }
-            metadata.get_or_create_struct(field).update(own)
+        metadata.get_or_create_struct("labels").update(kube.MANAGED_BY)
+        found = kube.sub(observed, "metadata", "annotations")
+        own = {k: v.string_value for k, v in (found.fields.items() if found else ()) if k.startswith(kube.DOMAIN)}
+        metadata.get_or_create_struct("annotations").update({**own, kube.ANNOTATION_CLUSTER: self.cluster})
         spec = desired.get_or_create_struct("spec")
         for field in ("providerConfigRef", "watch", "readiness", "forProvider"):
             value = kube.at(observed, "spec", field)
@@ -188,6 +175,15 @@ class Delivery:
             self._rsp.desired.resources[key].ready = fnv1.READY_TRUE
         self.delivered[part] = found
         return found
+
+
+def _ours(observed: structpb.Struct) -> bool:
+    """Tell our Objects from those of other pipeline steps; either mark is enough, should somebody remove one."""
+    if kube.text(observed, "kind") != KIND:
+        return False
+    label, value = next(iter(kube.MANAGED_BY.items()))
+    cluster = kube.text(observed, "metadata", "annotations", kube.ANNOTATION_CLUSTER)
+    return bool(cluster) or kube.text(observed, "metadata", "labels", label) == value
 
 
 def _hash(part: Part) -> str:

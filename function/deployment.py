@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from crossplane.function import resource
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
-from function import api, attach, backends, kube, resolve, tier
+from function import api, attach, backends, kube, resolve, status, tier
 from function.api.deployment import DeploymentSpec, TierRef
 from function.backends.base import EnginePatch, Invalid, Part, Refusal, Site, Tier
 from function.cluster import MODELPLANE
@@ -42,13 +41,13 @@ ENGINE = "engine"
 SERVICE = "service"
 DEFAULT_NAMESPACE = "default"
 
+# As `kubectl rollout status`: an old replica that still serves does not make a new one that fails ready.
 DEPLOYMENT_READY = (
     "has(object.status) && has(object.status.observedGeneration)"
     " && object.status.observedGeneration >= object.metadata.generation"
-    " && has(object.status.conditions)"
-    ' && object.status.conditions.exists(c, c.type == "Available" && c.status == "True")'
-    " && (object.spec.replicas == 0 || (has(object.status.updatedReplicas)"
-    " && object.status.updatedReplicas == object.spec.replicas))"
+    " && (has(object.status.replicas) ? object.status.replicas : 0) == object.spec.replicas"
+    " && (has(object.status.updatedReplicas) ? object.status.updatedReplicas : 0) == object.spec.replicas"
+    " && (has(object.status.availableReplicas) ? object.status.availableReplicas : 0) == object.spec.replicas"
 )
 
 
@@ -117,18 +116,16 @@ class Composer:
         found = self.resolve_tier(spec.engine.kv_cache.tier_ref) if spec.engine.kv_cache else None
         name = self.resolve_cluster_name(spec, found)
         if not name:
-            assert isinstance(found, Unavailable)  # without a tierRef the spec names the cluster
-            self.conditions.set(
-                TIER_ATTACHED, UNKNOWN if found.waiting else FALSE, found.reason, found.message, warn=not found.waiting
-            )
+            self.no_cluster(spec, found)
             return
         self.cluster = name
         cluster = ClusterView.require(self.req, self.rsp, name)
-        status, reason, message = cluster.verdict(self.delivery.provider_config)
-        self.conditions.set(CLUSTER_REACHABLE, status, reason, message, warn=cluster.act and status == FALSE)
+        verdict, reason, message = cluster.verdict(self.delivery.provider_config)
+        self.conditions.set(CLUSTER_REACHABLE, verdict, reason, message, warn=cluster.resolved and verdict == FALSE)
         engine, line = vllm.read(spec.engine, namespace=self.namespace, name=self.name)
         attachment = self.attach(spec, found, cluster, engine, line)
         self.patch = attachment.patch
+        self.warn_of_notices()
         provider_config = self.delivery.provider_config or cluster.provider_config
         if attachment.hold or not provider_config:
             return
@@ -156,11 +153,20 @@ class Composer:
 
     def resolve_cluster_name(self, spec: DeploymentSpec, found: Tier | Unavailable | None) -> str:
         """Name the cluster: where the engine runs, else where the spec says, else the tier's; empty if unknown."""
-        if self.delivery.exists:
+        if self.delivery.cluster:
             return self.delivery.cluster
         if spec.inference_cluster_ref:
             return spec.inference_cluster_ref.name
         return found.spec.inference_cluster_ref.name if isinstance(found, Tier) else ""
+
+    def no_cluster(self, spec: DeploymentSpec, found: Tier | Unavailable | None) -> None:
+        """Say that without its tier nobody knows which cluster this engine is for."""
+        assert isinstance(found, Unavailable)  # the spec names a cluster or a tier, and a tier that is there has one
+        message = f"{found.message}; the engine waits for it, since it would run on the tier's cluster"
+        if spec.engine.kv_cache and spec.engine.kv_cache.on_unavailable == "ServeWithout":
+            message += "; set spec.inferenceClusterRef to start it without"
+        held = UNKNOWN if found.waiting else FALSE
+        self.conditions.set(TIER_ATTACHED, held, found.reason, message, warn=not found.waiting)
 
     # --- attach -----------------------------------------------------------------------------------------------
 
@@ -176,9 +182,13 @@ class Composer:
         if spec.engine.kv_cache is None or found is None:
             self.conditions.set(TIER_ATTACHED, FALSE, "NotRequested", "engine.kvCache names no tier")
             return Attachment()
-        if own := self.own_wiring(line):
-            self.conditions.set(TIER_ATTACHED, FALSE, own.reason, own.message, warn=True)
+        if own := line.flags(*vllm.OWN_WIRING):
+            # Respected: the engine starts with it, and without the tier.
+            message = f"engine.args set {names(own)}, which stays as it is; remove it to have the tier attached"
+            self.conditions.set(TIER_ATTACHED, FALSE, "UserConfigured", message, warn=True)
             return Attachment()
+        if hidden := self.hidden(line):
+            return self.unreadable(hidden, engine)
         if isinstance(found, Tier):
             found = self.same_place(found, cluster)
         decision: EnginePatch | Refusal | Unavailable
@@ -202,15 +212,10 @@ class Composer:
             self.conditions.set(TIER_ATTACHED, TRUE, "Attached", message)
             return Attachment(decision)
         assert not isinstance(decision, EnginePatch)
-        return self.unattached(spec, decision)
+        return self.unattached(spec, engine, decision)
 
-    def own_wiring(self, line: CommandLine) -> Refusal | None:
-        """Find what the user wired by hand, which is respected: the engine starts with it, and without the tier."""
-        if own := line.flags(*vllm.OWN_WIRING):
-            return Refusal(
-                "UserConfigured",
-                f"engine.args set {names(own)}, which stays as it is; remove it to have the tier attached",
-            )
+    def hidden(self, line: CommandLine) -> Refusal | None:
+        """Say what hides the engine's flags, and with them what it computes and how it is wired."""
         if line.hidden:
             return Refusal(
                 "CommandHidesArgs",
@@ -224,6 +229,13 @@ class Composer:
                 "the tier attached",
             )
         return None
+
+    def unreadable(self, why: Refusal, engine: Engine) -> Attachment:
+        """Respect a command that cannot be read: the engine starts with it, unless it runs attached."""
+        if latched := self.latched():
+            return self.keep(latched, why, engine)
+        self.conditions.set(TIER_ATTACHED, FALSE, why.reason, why.message, warn=True)
+        return Attachment()
 
     def same_place(self, found: Tier, cluster: ClusterView) -> Tier | Unavailable:
         """Check that the tier is where the engine runs: an engine never moves."""
@@ -242,19 +254,18 @@ class Composer:
             )
         return found
 
-    def unattached(self, spec: DeploymentSpec, why: Refusal | Unavailable) -> Attachment:
+    def unattached(self, spec: DeploymentSpec, engine: Engine, why: Refusal | Unavailable) -> Attachment:
         """Keep what is attached; else wait or serve without, as the user chose."""
         if isinstance(why, Unavailable) and why.waiting:
             # Crossplane will call again; nothing may be fatal or change until then.
             self.conditions.set(TIER_ATTACHED, UNKNOWN, why.reason, why.message)
             return Attachment(hold=True)
         if latched := self.latched():
-            message = f"{why.message}; the engine keeps what attached it to KVOffloadTier {latched.tier}"
-            self.conditions.set(TIER_ATTACHED, TRUE, why.reason, message, warn=True)
-            return Attachment(latched)
+            return self.keep(latched, why, engine)
         assert spec.engine.kv_cache is not None
-        wait = spec.engine.kv_cache.on_unavailable == "Wait" and not self.delivery.exists
-        if self.delivery.exists:
+        runs = self.delivery.observed(ENGINE, self.cluster) is not None
+        wait = spec.engine.kv_cache.on_unavailable == "Wait" and not runs
+        if runs:
             what = "runs on without it"
         elif wait:
             what = "waits for it (kvCache.onUnavailable is Wait)"
@@ -263,9 +274,19 @@ class Composer:
         self.conditions.set(TIER_ATTACHED, FALSE, why.reason, f"{why.message}; the engine {what}", warn=True)
         return Attachment(hold=wait)
 
+    def keep(self, latched: EnginePatch, why: Refusal | Unavailable, engine: Engine) -> Attachment:
+        """Keep what attached a running engine, as long as it is right for the engine that the spec now asks for."""
+        message = f"{why.message}; the engine keeps what attached it to KVOffloadTier {latched.tier}"
+        if latched.holds(engine):
+            self.conditions.set(TIER_ATTACHED, TRUE, why.reason, message, warn=True)
+            return Attachment(latched)
+        message += ". What was changed in it does not go with that, and waits; remove kvCache.tierRef to run without"
+        self.conditions.set(TIER_ATTACHED, TRUE, why.reason, message, warn=True)
+        return Attachment(latched, hold=True)
+
     def latched(self) -> EnginePatch | None:
         """Read back what attached the engine before; raises Malformed where somebody changed it."""
-        observed = self.delivery.observed(ENGINE, self.delivery.cluster)
+        observed = self.delivery.observed(ENGINE, self.cluster)
         text = kube.text(observed, "metadata", "annotations", kube.ANNOTATION_PATCH)
         if not text:
             return None
@@ -294,7 +315,7 @@ class Composer:
                 kube.ANNOTATION_PATCH: latch,
                 f"{kube.ANNOTATION_PATCH}-hash": kube.digest(latch)[:12],
             }
-            self.warn(self.patch, overridden)
+            self.warn_of_overrides(overridden)
         metadata = {"name": self.instance, "namespace": namespace, "labels": selector | kube.MANAGED_BY}
         deployment = {
             "apiVersion": "apps/v1",
@@ -319,10 +340,13 @@ class Composer:
         for part in self.parts:
             self.delivery.put(part, cluster.name, provider_config)
 
-    def warn(self, patch: EnginePatch, overridden: list[str]) -> None:
+    def warn_of_notices(self) -> None:
         """Say what an ML engineer should know about the attachment."""
-        for notice in patch.notices:
+        for notice in self.patch.notices if self.patch else ():
             self.conditions.set(notice.type, TRUE, notice.reason, notice.message, warn=True)
+
+    def warn_of_overrides(self, overridden: list[str]) -> None:
+        """Say which of the tier's variables the user has set, and what is then up to the user."""
         if overridden:
             seed = (
                 " Sharing, and keeping models apart, is now up to PYTHONHASHSEED as set."
@@ -340,8 +364,8 @@ class Composer:
     def check_cluster(self, spec: DeploymentSpec, cluster: ClusterView) -> None:
         """Say when the cluster does not take what we send, or is no longer the one that the spec names."""
         if self.conditions.is_true(CLUSTER_REACHABLE):
-            status, reason, message = cluster.answers(self.delivery.delivered.values())
-            self.conditions.set(CLUSTER_REACHABLE, status, reason, message, warn=status == FALSE)
+            answer, reason, message = cluster.answers(self.delivery.delivered.values())
+            self.conditions.set(CLUSTER_REACHABLE, answer, reason, message, warn=answer == FALSE)
         wanted = spec.inference_cluster_ref
         if wanted and wanted.name != cluster.name:
             self.conditions.set(
@@ -356,54 +380,59 @@ class Composer:
     # --- report -----------------------------------------------------------------------------------------------
 
     def report(self) -> None:
-        """Write conditions, status and readiness."""
-        engine = self.delivery.delivered.get(ENGINE, Delivered(ENGINE))
-        if self.parts:
+        """Write conditions, status and readiness, of what was delivered or of what was kept."""
+        delivered = self.delivery.delivered
+        engine = delivered.get(ENGINE, Delivered(ENGINE))
+        if self.parts or self.delivery.exists:
             self.report_engine(engine)
-            behind = sorted(p.name for p in self.parts if not self.delivery.delivered[p.name].current)
-            if behind:
-                message = f"The cluster does not show these yet: {', '.join(behind)}"
-                self.conditions.set(ROLLED_OUT, FALSE, "Applying", message)
-            else:
-                self.conditions.set(ROLLED_OUT, TRUE, "RolledOut", "The cluster shows what this spec asks for")
+            self.report_rolled_out(engine)
         self.conditions.write(self.req, self.rsp)
-        self.write_status(engine)
-        ready = bool(self.parts) and all(self.conditions.is_true(t) for t in _STATES if t != TIER_ATTACHED)
-        ready = ready and all(d.ready for d in self.delivery.delivered.values())
-        self.rsp.desired.composite.ready = fnv1.READY_TRUE if ready else fnv1.READY_FALSE
+        states = (ACCEPTED, CLUSTER_REACHABLE, ENGINE_READY, ROLLED_OUT)
+        ready = bool(self.parts) and all(self.conditions.is_true(t) for t in states)
+        status.write(self.req, self.rsp, self.status(engine), ready=ready and all(d.ready for d in delivered.values()))
 
     def report_engine(self, engine: Delivered) -> None:
         """Say how many replicas serve, from the Deployment as the cluster last showed it."""
-        if engine.remote is None or kube.sub(engine.remote, "status") is None:
-            self.conditions.set(ENGINE_READY, FALSE, "Creating", "The engine's Deployment has not reported yet")
-            return
         message = f"{_replicas(engine)} replicas are ready"
-        if engine.ready:
+        if kube.sub(engine.remote, "status") is None:
+            self.conditions.set(ENGINE_READY, FALSE, "Creating", "The engine's Deployment has not reported yet")
+        elif engine.ready:
             self.conditions.set(ENGINE_READY, TRUE, "Ready", message)
         else:
-            self.conditions.set(ENGINE_READY, FALSE, "Rolling", message)
+            self.conditions.set(ENGINE_READY, FALSE, "NotReady", message)
 
-    def write_status(self, engine: Delivered) -> None:
-        """Write the whole status, since it is replaced as a whole; what is not known now stays as it was."""
-        was = kube.sub(self.xr, "status")
-        status: dict[str, Any] = {"observedGeneration": kube.integer(self.xr, "metadata", "generation") or None}
+    def report_rolled_out(self, engine: Delivered) -> None:
+        """Say whether the cluster holds what this spec asks for, down to the last replica."""
+        behind = sorted(d.name for d in self.delivery.delivered.values() if not d.current)
         if not self.parts:
-            for name in ("cluster", "revision", "replicas", "endpoint", "kvCache"):
-                value = kube.at(was, name)
-                status[name] = kube.plain(value) if value is not None else None
+            self.conditions.set(ROLLED_OUT, FALSE, "Held", "What runs stays as it is; another condition says why")
+        elif behind:
+            message = f"The cluster does not show these yet: {', '.join(behind)}"
+            self.conditions.set(ROLLED_OUT, FALSE, "Applying", message)
+        elif not engine.ready:
+            updated = kube.integer(engine.remote, "status", "updatedReplicas")
+            wanted = kube.integer(engine.remote, "spec", "replicas")
+            message = f"{updated} of {wanted} replicas run the newest revision; the roll ends when all are ready"
+            self.conditions.set(ROLLED_OUT, FALSE, "Rolling", message)
         else:
-            deployment, service = (p.manifest for p in self.parts)
-            namespace = deployment["metadata"]["namespace"]
-            port = service["spec"]["ports"][0]["port"]
-            status |= {
-                "cluster": self.cluster,
-                "revision": self.delivery.revision,
-                "replicas": _replicas(engine) if engine.remote is not None else f"0/{deployment['spec']['replicas']}",
-                "endpoint": f"http://{self.instance}.{namespace}.svc:{port}",
-            }
-            if self.patch:
-                status["kvCache"] = {"tier": self.patch.tier, "connector": self.patch.connector}
-        resource.update_status(self.rsp.desired.composite, kube.prune(status))
+            self.conditions.set(ROLLED_OUT, TRUE, "RolledOut", "The cluster shows what this spec asks for")
+
+    def status(self, engine: Delivered) -> dict[str, Any]:
+        """Say what was found; what is not known now stays as it was."""
+        found: dict[str, Any] = {} if engine.remote is None else {"replicas": _replicas(engine)}
+        if not self.parts:
+            names = ("cluster", "revision", "replicas", "endpoint", "kvCache")
+            return {**status.carried(self.req, names), **found}
+        deployment, service = (p.manifest for p in self.parts)
+        namespace, port = deployment["metadata"]["namespace"], service["spec"]["ports"][0]["port"]
+        return {
+            "cluster": self.cluster,
+            "revision": self.delivery.revision,
+            "replicas": f"0/{deployment['spec']['replicas']}",
+            **found,
+            "endpoint": f"http://{self.instance}.{namespace}.svc:{port}",
+            "kvCache": {"tier": self.patch.tier, "connector": self.patch.connector} if self.patch else None,
+        }
 
 
 def _replicas(engine: Delivered) -> str:

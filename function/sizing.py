@@ -5,7 +5,6 @@ import re
 from dataclasses import dataclass
 
 GIB = 1024**3
-GB = 1000**3
 
 # What one unit of a flag, key or field means in bytes. One table, so that nobody has to remember.
 # LMCache's names say GB and mean GiB: its 0.5.6 multiplies each by 1024**3 (or 1 << 30); see docs/facts.md.

@@ -3,13 +3,22 @@
 from collections.abc import Mapping
 from typing import Any
 
-from crossplane.function import resource
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
-from function import api, backends, kube, releases, resolve
+from function import api, backends, kube, releases, resolve, status
 from function.api.tier import TierSpec
-from function.backends.base import AGENTS, Credential, CredentialError, Invalid, Plan, Site, Tier
+from function.backends.base import (
+    AGENTS,
+    CONNECTOR,
+    CREDENTIALS,
+    Credential,
+    CredentialError,
+    Invalid,
+    Plan,
+    Site,
+    Tier,
+)
 from function.cluster import View as ClusterView
 from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
 from function.delivery import Delivered, Delivery
@@ -55,7 +64,8 @@ def read(struct: structpb.Struct) -> Tier:
         )
     release = releases.RELEASES.get(spec.release or latched, releases.NEWEST)
     namespace = kube.text(struct, "metadata", "namespace") or "default"
-    return Tier(namespace, kube.text(struct, "metadata", "name"), spec, release)
+    gpus = kube.integer(struct, "status", "memory", "gpusPerNode") or None
+    return Tier(namespace, kube.text(struct, "metadata", "name"), spec, release, gpus)
 
 
 def compose(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse) -> None:
@@ -100,7 +110,7 @@ class Composer:
         provider_config = self.delivery.provider_config or cluster.provider_config
         site = Site(cluster.gpus_per_node)
         credential = self.resolve_credential(tier)
-        moved = self.delivery.exists and self.delivery.cluster != tier.spec.inference_cluster_ref.name
+        moved = self.delivery.cluster not in ("", tier.spec.inference_cluster_ref.name)
         if moved:
             self.conditions.set(
                 CLUSTER_REACHABLE,
@@ -118,19 +128,34 @@ class Composer:
             if cluster.found.present:
                 self.conditions.set(ACCEPTED, FALSE, "InvalidSpec", str(e), warn=True)
             return
-        name = tier.spec.inference_cluster_ref.name
-        for part in plan.parts:
-            self.delivery.put(part, name, provider_config)
-        for part_name in plan.held:
-            self.delivery.keep(part_name, name)
         self.plan = plan
+        missing = {name for name in plan.held if not self.delivery.keep(name, cluster.name).observed}
+        for part in plan.parts:
+            if part.after in missing and self.delivery.observed(part.name, cluster.name) is not None:
+                self.delivery.keep(part.name, cluster.name)
+            else:
+                self.delivery.put(part, cluster.name, provider_config)
         self.check_cluster(cluster)
+        self.check_pools(tier, plan, cluster)
+
+    def check_pools(self, tier: Tier, plan: Plan, cluster: ClusterView) -> None:
+        """Say when the cluster's pools now have other GPUs than the share of a rank was worked out for."""
+        held, now = plan.memory.get("gpusPerNode"), cluster.gpus_per_node
+        if held and now and now != held and not tier.spec.placement.gpus_per_node:
+            self.conditions.set(
+                ACCEPTED,
+                TRUE,
+                "GPUPoolsChanged",
+                f"InferenceCluster {cluster.name} now has nodes of {now} GPUs; each rank keeps its share of {held}, "
+                "since another one would restart every engine. To change it, set spec.placement.gpusPerNode",
+                warn=True,
+            )
 
     def resolve_cluster(self, tier: Tier) -> ClusterView:
         """Require the InferenceCluster, and say what is known of it."""
         cluster = ClusterView.require(self.req, self.rsp, tier.spec.inference_cluster_ref.name)
-        status, reason, message = cluster.verdict(self.delivery.provider_config)
-        self.conditions.set(CLUSTER_REACHABLE, status, reason, message, warn=cluster.act and status == FALSE)
+        verdict, reason, message = cluster.verdict(self.delivery.provider_config)
+        self.conditions.set(CLUSTER_REACHABLE, verdict, reason, message, warn=cluster.resolved and verdict == FALSE)
         return cluster
 
     def resolve_credential(self, tier: Tier) -> Credential | None:
@@ -143,7 +168,8 @@ class Composer:
         found = resolve.require(self.req, self.rsp, "credentials", ref)
         if found.resource is None:
             absent = found.state is resolve.State.ABSENT
-            kept = "; the copy on the cluster stays" if self.delivery.exists else ""
+            copy = self.delivery.observed(CREDENTIALS, tier.spec.inference_cluster_ref.name)
+            kept = "; the copy on the cluster stays" if copy is not None else ""
             message = f"{ref} {'does not exist' if absent else 'is not read yet'}{kept}"
             self.conditions.set(
                 CREDENTIALS_RESOLVED,
@@ -173,31 +199,31 @@ class Composer:
         """Say when the cluster does not take what we send, or has not answered yet."""
         if not self.conditions.is_true(CLUSTER_REACHABLE):
             return
-        status, reason, message = cluster.answers(self.delivery.delivered.values())
-        self.conditions.set(CLUSTER_REACHABLE, status, reason, message, warn=status == FALSE)
+        answer, reason, message = cluster.answers(self.delivery.delivered.values())
+        self.conditions.set(CLUSTER_REACHABLE, answer, reason, message, warn=answer == FALSE)
 
     # --- report -----------------------------------------------------------------------------------------------
 
     def report(self) -> None:
-        """Write conditions, status and readiness."""
+        """Write conditions, status and readiness, of what was delivered or of what was kept."""
         delivered = self.delivery.delivered
-        plan = self.plan
-        if plan:
+        agents = delivered.get(AGENTS)
+        if self.plan or self.delivery.exists:
             self.conditions.set(CONTROL_PLANE_READY, TRUE, "NotNeeded", "This backend needs no control plane")
-            self.report_agents(plan, delivered.get(AGENTS, Delivered(AGENTS)))
-            self.report_rolled_out(plan)
+            if self.plan.agents if self.plan else agents:
+                self.report_agents(agents or Delivered(AGENTS))
+            else:
+                for type_ in (AGENTS_AVAILABLE, AGENTS_READY):
+                    self.conditions.set(type_, TRUE, "NotNeeded", "Engines hold the cache in their own processes")
+            self.report_rolled_out(agents)
         self.conditions.write(self.req, self.rsp)
-        self.write_status(delivered)
-        ready = plan is not None and all(self.conditions.is_true(t) for t in VOCABULARY)
+        # Parts say themselves whether they are rolled out; with OnDelete, agents of an older revision are no fault.
+        ready = self.plan is not None and all(self.conditions.is_true(t) for t in VOCABULARY if t != ROLLED_OUT)
         ready = ready and all(d.ready for d in delivered.values())
-        self.rsp.desired.composite.ready = fnv1.READY_TRUE if ready else fnv1.READY_FALSE
+        status.write(self.req, self.rsp, self.status(agents), ready=ready)
 
-    def report_agents(self, plan: Plan, agents: Delivered) -> None:
+    def report_agents(self, agents: Delivered) -> None:
         """Say how many agents there are, from the DaemonSet as the cluster last showed it."""
-        if not plan.agents:
-            for type_ in (AGENTS_AVAILABLE, AGENTS_READY):
-                self.conditions.set(type_, TRUE, "NotNeeded", "Engines hold the cache in their own processes")
-            return
         wanted, ready = _counts(agents)
         if agents.remote is None or kube.sub(agents.remote, "status") is None:
             for type_ in (AGENTS_AVAILABLE, AGENTS_READY):
@@ -216,57 +242,52 @@ class Composer:
             done = agents.ready and ready == wanted
             self.conditions.set(AGENTS_READY, TRUE if done else FALSE, "AllReady" if done else "Rolling", counts)
 
-    def report_rolled_out(self, plan: Plan) -> None:
+    def report_rolled_out(self, agents: Delivered | None) -> None:
         """Say whether the cluster holds what this spec asks for, down to the last agent."""
-        behind = sorted(p.name for p in plan.parts if not self.delivery.delivered[p.name].current)
-        agents = self.delivery.delivered.get(AGENTS)
-        wanted, updated = (
-            (_counts(agents)[0], kube.integer(agents.remote, "status", "updatedNumberScheduled")) if agents else (0, 0)
-        )
-        if behind:
-            self.conditions.set(
-                ROLLED_OUT, FALSE, "Applying", f"The cluster does not show these yet: {', '.join(behind)}"
-            )
+        behind = sorted(d.name for d in self.delivery.delivered.values() if not d.current)
+        wanted, updated = (_counts(agents)[0], _updated(agents)) if agents else (0, 0)
+        if self.plan is None:
+            self.conditions.set(ROLLED_OUT, FALSE, "Held", "What runs stays as it is; another condition says why")
+        elif behind:
+            message = f"The cluster does not show these yet: {', '.join(behind)}"
+            self.conditions.set(ROLLED_OUT, FALSE, "Applying", message)
         elif updated < wanted:
             self.conditions.set(ROLLED_OUT, FALSE, "Rolling", f"{updated} of {wanted} agents run the newest revision")
         else:
             self.conditions.set(ROLLED_OUT, TRUE, "RolledOut", "The cluster shows what this spec asks for")
 
-    def write_status(self, delivered: Mapping[str, Delivered]) -> None:
-        """Write the whole status, since it is replaced as a whole; what is not known now stays as it was."""
+    def status(self, agents: Delivered | None) -> dict[str, Any]:
+        """Say what was found; what is not known now stays as it was."""
         tier, plan = self.tier, self.plan
-        was = kube.sub(self.xr, "status")
-        status: dict[str, Any] = {"observedGeneration": kube.integer(self.xr, "metadata", "generation") or None}
+        found: dict[str, Any] = {}
+        if agents and kube.sub(agents.remote, "status") is not None:
+            wanted, ready = _counts(agents)
+            found["agents"] = f"{ready}/{wanted}"
         if plan is None or tier is None:
-            for name in ("revision", "release", "agents", "controlPlane", "connector", "memory"):
-                value = kube.at(was, name)
-                status[name] = kube.plain(value) if value is not None else None
-        else:
-            agents = delivered.get(AGENTS)
-            reported = agents is not None and kube.sub(agents.remote, "status") is not None
-            wanted, ready = _counts(agents) if agents else (0, 0)
-            connector = next(p for p in plan.parts if p.name == backends.base.CONNECTOR)
-            status |= {
-                "revision": self.delivery.revision,
-                "release": tier.release.name,
-                "agents": (f"{ready}/{wanted}" if reported else None) if plan.agents else "n/a",
-                "controlPlane": "n/a",
-                "connector": {
-                    "namespace": tier.spec.target_namespace,
-                    "configMap": connector.manifest["metadata"]["name"],
-                    "hash": kube.digest(connector.manifest["data"])[:12],
-                },
-                "memory": dict(plan.memory),
-                "pendingDisruption": self.pending_disruption(tier, agents),
-            }
-        resource.update_status(self.rsp.desired.composite, kube.prune(status))
+            names = ("revision", "release", "agents", "controlPlane", "connector", "memory")
+            return {**status.carried(self.req, names), **found}
+        connector = next(p for p in plan.parts if p.name == CONNECTOR)
+        return {
+            "revision": self.delivery.revision,
+            "release": tier.release.name,
+            "agents": None if plan.agents else "n/a",
+            **found,
+            "controlPlane": "n/a",
+            "connector": {
+                "namespace": tier.spec.target_namespace,
+                "configMap": connector.manifest["metadata"]["name"],
+                "hash": kube.digest(connector.manifest["data"])[:12],
+            },
+            "memory": dict(plan.memory),
+            "pendingDisruption": self.pending_disruption(tier, agents),
+        }
 
     def pending_disruption(self, tier: Tier, agents: Delivered | None) -> str | None:
         """Say what the agents have before them: a restart empties its node's memory and disk tier."""
         if agents is None or agents.remote is None:
             return None
         wanted, _ = _counts(agents)
-        left = wanted - kube.integer(agents.remote, "status", "updatedNumberScheduled") if agents.current else wanted
+        left = wanted - _updated(agents) if agents.current else wanted
         if left <= 0:
             return None
         strategy = tier.spec.update_strategy
@@ -282,3 +303,8 @@ def _counts(agents: Delivered) -> tuple[int, int]:
     """How many agents there should be, and how many are ready."""
     remote = agents.remote
     return kube.integer(remote, "status", "desiredNumberScheduled"), kube.integer(remote, "status", "numberReady")
+
+
+def _updated(agents: Delivered) -> int:
+    """How many agents are of the newest revision."""
+    return kube.integer(agents.remote, "status", "updatedNumberScheduled")

@@ -21,6 +21,7 @@ def observe(
     nodes: int = 2,
     ready: int | None = None,
     updated: int | None = None,
+    surge: int = 0,
     reachable: bool = True,
 ) -> list[Manifest]:
     """Observe what was desired.
@@ -31,6 +32,7 @@ def observe(
         nodes: Nodes that run agents.
         ready: Pods of each workload that are ready; all by default.
         updated: Pods of each workload that run the newest revision; all by default.
+        surge: Pods of a new revision that are there beside a Deployment's old ones, and not ready.
         reachable: Whether the provider reaches the cluster.
 
     Returns:
@@ -38,7 +40,7 @@ def observe(
     """
     known = {manifest["metadata"]["annotations"][_KEY]: manifest for manifest in before}
     return [
-        _object(manifest, known.get(key), nodes, ready, updated, reachable)
+        _object(manifest, known.get(key), nodes, ready, updated, surge, reachable)
         if manifest["kind"] == "Object"
         else copy.deepcopy(manifest)
         for key, manifest in rendered.composed.items()
@@ -46,7 +48,13 @@ def observe(
 
 
 def _object(  # noqa: PLR0917
-    desired: Manifest, before: Manifest | None, nodes: int, ready: int | None, updated: int | None, reachable: bool
+    desired: Manifest,
+    before: Manifest | None,
+    nodes: int,
+    ready: int | None,
+    updated: int | None,
+    surge: int,
+    reachable: bool,
 ) -> Manifest:
     observed = copy.deepcopy(desired)
     # The API server's defaults.
@@ -81,15 +89,13 @@ def _object(  # noqa: PLR0917
     elif remote["kind"] == "Deployment":
         replicas = remote["spec"]["replicas"]
         counts = {
-            "replicas": replicas,
+            "replicas": replicas + surge,
             "readyReplicas": replicas if ready is None else ready,
-            "updatedReplicas": replicas if updated is None else updated,
+            "updatedReplicas": surge or (replicas if updated is None else updated),
         }
-        healthy = counts["readyReplicas"] == replicas == counts["updatedReplicas"]
-        available = "True" if counts["readyReplicas"] == replicas else "False"
-        remote["status"] = {k: v for k, v in counts.items() if v} | {
-            "conditions": [_condition("Available", available, "MinimumReplicas")]
-        }
+        counts["availableReplicas"] = counts["readyReplicas"]
+        healthy = set(counts.values()) == {replicas}
+        remote["status"] = {k: v for k, v in counts.items() if v}
     elif remote["kind"] == "Secret":
         remote["data"] = {"redacted": ""}  # the provider runs with --sanitize-secrets
     if "status" in remote:

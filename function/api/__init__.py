@@ -85,6 +85,8 @@ def _line(error: Any) -> str:
     value = error["input"]
     if error["type"] == "missing":
         return f"{path} is required"
-    scalar = isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= _SHOWN)
+    # Neither what may be somebody's data nor what may be a URL's password is repeated.
+    short = isinstance(value, str) and len(value) <= _SHOWN and "@" not in value
+    scalar = (short or isinstance(value, bool | int | float)) and "env" not in error["loc"]
     shown = f" (is {value!r})" if scalar else ""
     return f"{path}{shown}: {message}"

@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from function.api import Model, Name
 
@@ -36,4 +36,4 @@ class Cluster(Model):
 class ClusterSpec(Model):
     """The whole spec of an InferenceCluster."""
 
-    cluster: Cluster = Field()
+    cluster: Cluster

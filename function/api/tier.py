@@ -73,7 +73,7 @@ class LMCache(Model):
     remote: Remote | None = None
     mode: Mode = Mode.AUTO
     ipc: Literal["Isolated", "Shared"] = "Isolated"
-    chunk_size: Int = Field(256, ge=16, le=16384)
+    chunk_size: Int = Field(256, ge=16, le=16384, multiple_of=16)
 
     @property
     def redis(self) -> Redis | None:

@@ -15,12 +15,16 @@ from function.engines import Engine
 
 @dataclass(frozen=True)
 class Tier:
-    """A tier as backends see it: whose it is, what it says, and the release that it holds."""
+    """A tier as backends see it: whose it is, what it says, and what it latched.
+
+    `release` and `gpus_per_node` are what it was first composed with: pools that come and go change nothing.
+    """
 
     namespace: str
     name: str
     spec: TierSpec
     release: releases.Release
+    gpus_per_node: int | None = None
 
     @property
     def instance(self) -> str:
@@ -60,7 +64,8 @@ class Part:
 
     `name` is stable and unique within the composite. `ready` is a CEL query over `object`; empty: ready once created.
     `version` stands for a Secret's bytes in the part's hash, so that no hash of a secret is ever published.
-    `annotations` go on the Object that carries the manifest, not on the manifest.
+    `annotations` go on the Object that carries the manifest, not on the manifest. `after` names a part without which a
+    change of this one would only take down what runs.
     """
 
     name: str
@@ -68,6 +73,7 @@ class Part:
     ready: str = ""
     version: str = ""
     annotations: Mapping[str, str] = field(default_factory=dict)
+    after: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,12 +136,16 @@ class Refusal:
 class EnginePatch:
     """What an attachment adds to an engine's pod; pure data, kept as JSON on the engine's Object.
 
-    `tier` and `connector` say to what and how. `env`, `mounts` and `args` go into the engine's container, the rest into
-    the pod. `affinity` holds nodeSelectorTerms.
+    `tier` and `connector` say to what and how; `identity` and `since` for which engine: the hash of its cache identity,
+    and the lowest version that has the connector. `guards` are variables that must not be the user's. `env`, `mounts`
+    and `args` go into the engine's container, the rest into the pod. `affinity` holds nodeSelectorTerms.
     """
 
     tier: str
     connector: str
+    identity: str = ""
+    since: Sequence[int] = ()
+    guards: Sequence[str] = ()
     env: Sequence[kube.Manifest] = ()
     args: Sequence[str] = ()
     mounts: Sequence[kube.Manifest] = ()
@@ -156,6 +166,14 @@ class EnginePatch:
         """Read a latch back; raises ValueError or TypeError for one that this class did not write."""
         raw: dict[str, Any] = json.loads(text)
         return cls(**{**raw, "notices": tuple(Notice(**n) for n in raw.get("notices", ()))})
+
+    def holds(self, engine: Engine) -> bool:
+        """Tell whether this patch is still right for an engine that may have changed since."""
+        return (
+            self.identity == engine.identity.digest
+            and (engine.version is None or engine.version >= tuple(self.since))
+            and engine.env_names.isdisjoint(self.guards)
+        )
 
     def with_notice(self, notice: Notice) -> "EnginePatch":
         """Add a notice."""

@@ -94,7 +94,7 @@ class CommandLine:
     def integer(self, *names: str) -> int:
         """Give the value of a flag as a whole number; 1 where it is missing or not one."""
         value = self.value(*names)
-        return int(value) if value and value.isdigit() and int(value) else 1
+        return int(value) if value and re.fullmatch("[0-9]{1,9}", value) and int(value) else 1
 
     @property
     def all(self) -> Sequence[Flag]:

@@ -51,6 +51,11 @@ class Identity:
     lora: bool
 
     @property
+    def digest(self) -> str:
+        """A hash that changes with the identity."""
+        return kube.digest([self.value, self.lora])[:12]
+
+    @property
     def seed(self) -> str:
         """The PYTHONHASHSEED of this identity: it seeds the first hash of every prefix chain."""
         return str(int(kube.digest(self.value)[:16], 16) % _SEEDS)

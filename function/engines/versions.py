@@ -18,7 +18,6 @@ class VLLM:
 
     since: Version
     multiprocess: bool  # speaks LMCacheMPConnector through kv_connector_module_path
-    load_failure_policy: bool  # kv_load_failure_policy exists, and its default aborts requests
     oldest_lmcache: (
         Version  # the oldest LMCache that works beside it: what we may rely on in an image we cannot look into
     )
@@ -30,24 +29,21 @@ VLLM_TABLE: tuple[VLLM, ...] = (
     VLLM(
         since=(0, 11, 0),
         multiprocess=False,
-        load_failure_policy=False,
         oldest_lmcache=(0, 3, 7),
-        source="wheel 0.11.0: factory.py registers LMCacheConnectorV1 alone; kv_transfer.py has no policy",
+        source="wheel 0.11.0: factory.py registers LMCacheConnectorV1, no LMCacheMPConnector",
     ),
     VLLM(
         since=(0, 20, 2),
         multiprocess=False,
-        load_failure_policy=True,
         oldest_lmcache=(0, 4, 5),
-        source="wheel 0.20.2: kv_transfer.py has the policy, default fail; lmcache 0.5.6's connector does not import "
-        "(no KVCacheSpecKind in v1/kv_cache_interface.py)",
+        source="wheels 0.20.2 and 0.21.0: lmcache 0.5.6's multiprocess connector does not import (no KVCacheSpecKind)",
     ),
     VLLM(
-        since=(0, 24, 0),
+        since=(0, 22, 0),
         multiprocess=True,
-        load_failure_policy=True,
         oldest_lmcache=(0, 4, 5),
-        source="wheels 0.24.0 to 0.33.0: every name that lmcache 0.5.6's connector imports is there",
+        source="wheels 0.22.0 to 0.33.0: every name that lmcache 0.5.6's connector imports is there, and so is "
+        "kv_load_failure_policy",
     ),
 )
 
@@ -96,6 +92,11 @@ def vllm(version: Version) -> VLLM | None:
     """Find the row that holds for a vLLM version; None for one older than the table."""
     rows = [row for row in VLLM_TABLE if row.since <= version]
     return rows[-1] if rows else None
+
+
+def first_multiprocess() -> VLLM:
+    """Give the first row that speaks to agents."""
+    return next(row for row in VLLM_TABLE if row.multiprocess)
 
 
 def lmcache_of_image(image: str) -> Version | None:

@@ -65,8 +65,8 @@ def ranks(line: CommandLine) -> int:
 
 def port(line: CommandLine) -> int:
     """The port that the engine's server listens on."""
-    value = line.value("--port")
-    return int(value) if value and value.isdigit() else PORT
+    given = line.integer("--port")
+    return given if 1 < given < 65536 else PORT  # noqa: PLR2004 (a TCP port)
 
 
 def pod_template(spec: EngineSpec, line: CommandLine, labels: dict[str, str]) -> kube.Manifest:
@@ -81,7 +81,8 @@ def pod_template(spec: EngineSpec, line: CommandLine, labels: dict[str, str]) ->
         A pod template with one container named `engine`.
     """
     listens = port(line)
-    health = {"httpGet": {"path": "/health", "port": _PORT_NAME}}
+    scheme = {"scheme": "HTTPS"} if line.flags("--ssl-keyfile", "--ssl-certfile") else {}
+    health = {"httpGet": {"path": "/health", "port": _PORT_NAME, **scheme}}
     container = kube.prune(
         {
             "name": CONTAINER,

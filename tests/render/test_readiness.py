@@ -60,13 +60,13 @@ STATES = [
     State("no replica is replaced yet", ENGINE, False, {"updated": 0}),
     State("the engine has no status", ENGINE, False, {}, {"status": GONE}),
     State("the engine has an empty status", ENGINE, False, {}, {"status": {}}),
-    State("the engine's conditions are not written yet", ENGINE, False, {}, {"status.conditions": GONE}),
+    State("a new replica fails beside an old one that serves", ENGINE, False, {"surge": 1}),
+    State("no replica is wanted", ENGINE, True, {}, {"spec.replicas": 0, "status": {"observedGeneration": 1}}),
+    State("a replica is left that nobody wants", ENGINE, False, {}, {"spec.replicas": 0}),
     State("a new spec of the engine is not seen yet", ENGINE, False, {}, {"metadata.generation": 2}),
 ]
 
 _INTEGER = {"type": "integer"}
-_STRING = {"type": "string", "maxLength": 64}
-_CONDITION = {"type": "object", "properties": {"type": _STRING, "status": _STRING}}
 # What queries may read of a workload; Kubernetes' own schemas are asked whether it has these.
 _WORKLOAD = {
     "metadata": {"type": "object", "properties": {"generation": _INTEGER}},
@@ -80,12 +80,12 @@ _WORKLOAD = {
                     "desiredNumberScheduled",
                     "numberReady",
                     "updatedNumberScheduled",
-                    "readyReplicas",
+                    "replicas",
                     "updatedReplicas",
+                    "availableReplicas",
                 ),
                 _INTEGER,
             ),
-            "conditions": {"type": "array", "maxItems": 16, "items": _CONDITION},
         },
     },
 }

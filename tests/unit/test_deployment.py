@@ -9,7 +9,7 @@ import pytest
 from function import deployment
 from function.kube import ANNOTATION_PATCH, Manifest
 from function.render import Rendered, render
-from tests.unit.stories import Story, engine_story, messages, pod, specs, state
+from tests.unit.stories import Story, engine_story, messages, pod, specs, state, tier_story
 
 ENGINE = "engine-gke-h200-prod"
 
@@ -66,6 +66,7 @@ def test_a_current_engine_is_attached_to_its_nodes_agent() -> None:
         "lmcache.mp.host": "tcp://kvtier-modelplane-system-lmcache-h200-987d1.default.svc",
         "lmcache.mp.port": "5555",
         "lmcache.mp.isolated_ipc": True,
+        "lmcache.mp.heartbeat_interval": 10,
     }
     assert config["kv_load_failure_policy"] == "recompute"
     terms = pod(rendered)["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
@@ -171,6 +172,130 @@ def test_a_running_engine_keeps_its_attachment_when_its_tier_becomes(
     rendered = story.render()
     assert specs(rendered) == specs(before), name
     assert state(rendered, deployment.TIER_ATTACHED) == ("True", reason), name
+
+
+def changed(story: Story, change: Callable[[Manifest], None]) -> tuple[Rendered, Rendered]:
+    """Settle an attached engine, take its tier away, and change the engine."""
+    before = story.settle()
+    story.happen()
+    del story.required["KVOffloadTier"]
+    change(story.composite["spec"]["engine"])
+    return before, story.render()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda e: e["args"].append("--quantization=fp8"),
+        lambda e: e["args"].append("--enable-lora"),
+        lambda e: e["args"].append("--config=all.yaml"),
+        lambda e: e.update(args=["--model=/mnt/models"]),
+        lambda e: e.update(command=["sh", "-c"]),
+        lambda e: e.update(env=[{"name": "LMCACHE_LOG_LEVEL", "value": "DEBUG"}]),
+        lambda e: e.update(env=[{"name": "LMCACHE_TRACK_USAGE", "value": "true"}]),
+    ],
+)
+def test_a_change_that_the_kept_attachment_is_not_right_for_waits(change: Callable[[Manifest], None]) -> None:
+    before, rendered = changed(engine_story(), change)
+    assert specs(rendered) == specs(before)
+    assert latch(rendered) == latch(before)
+    assert state(rendered, deployment.TIER_ATTACHED)[0] == "True"
+    assert "waits" in rendered.condition(deployment.TIER_ATTACHED)["message"]
+    assert state(rendered, deployment.ROLLED_OUT) == ("False", "Held")
+    assert state(rendered, deployment.ENGINE_READY) == ("True", "Ready")
+    assert state(rendered, deployment.TIER_UNUSED) == ("True", "EngineTooOld")
+
+
+def test_an_engine_too_old_for_its_connector_is_not_rolled_out() -> None:
+    story = engine_story(image("vllm/vllm-openai:v0.33.0"))
+    story.required["KVOffloadTier"]["spec"]["lmcache"]["mode"] = "Multiprocess"
+    before = story.settle()
+    story.happen()
+    story.composite["spec"]["engine"]["image"] = "vllm/vllm-openai:v0.11.0"
+    rendered = story.render()
+    assert specs(rendered) == specs(before)
+    assert state(rendered, deployment.TIER_ATTACHED) == ("True", "EngineTooOld")
+
+
+def test_what_waited_is_rolled_out_when_the_tier_is_back() -> None:
+    story = engine_story()
+    tier = story.required["KVOffloadTier"]
+    _, rendered = changed(story, lambda e: e["args"].append("--quantization=fp8"))
+    assert "--quantization=fp8" not in args(rendered)
+    story.required["KVOffloadTier"] = tier
+    seed = env(rendered)["PYTHONHASHSEED"]
+    rendered = story.render()
+    assert "--quantization=fp8" in args(rendered)
+    assert env(rendered)["PYTHONHASHSEED"] != seed
+
+
+def test_a_new_pod_that_never_gets_ready_is_said_while_the_old_one_serves() -> None:
+    story = engine_story()
+    story.settle()
+    story.composite["spec"]["engine"]["image"] = "vllm/vllm-openai:v0.12.0"
+    story.render()
+    story.happen(surge=1)
+    rendered = story.render()
+    assert state(rendered, deployment.ENGINE_READY) == ("False", "NotReady")
+    assert state(rendered, deployment.ROLLED_OUT) == ("False", "Rolling")
+
+
+def test_an_engine_of_which_only_the_service_is_there_still_waits() -> None:
+    story = engine_story()
+    story.settle()
+    story.happen()
+    story.observed = [o for o in story.observed if o["spec"]["forProvider"]["manifest"]["kind"] == "Service"]
+    del story.required["KVOffloadTier"]
+    assert [m["kind"] for m in story.render().manifests] == ["Service"]
+
+
+def test_gpu_pools_that_come_and_go_restart_no_engine() -> None:
+    def pools(*gpus: int) -> list[Manifest]:
+        return [{"name": f"p{n}", "devices": [{"name": "gpu", "driver": "gpu.nvidia.com", "count": n}]} for n in gpus]
+
+    tier = tier_story(lambda t: t["spec"]["lmcache"].update(mode="InProcess", cpuTierGiBPerNode=512))
+    tier.required["InferenceCluster"]["status"]["gpuPools"] = pools(4, 8)
+    tier.settle()
+    story = engine_story()
+    story.required["KVOffloadTier"] = tier.composite
+    before = story.settle()
+    story.happen()
+    tier.happen()
+    for cluster in (story.required["InferenceCluster"], tier.required["InferenceCluster"]):
+        cluster["status"]["gpuPools"] = pools(4)
+    rendered = tier.render()
+    assert rendered.composite["status"]["memory"]["gpusPerNode"] == 8
+    assert rendered.condition("Accepted")["reason"] == "GPUPoolsChanged"
+    story.required["KVOffloadTier"] = rendered.composite
+    assert specs(story.render()) == specs(before)
+
+
+def test_an_engine_with_tls_is_probed_by_tls() -> None:
+    rendered = engine_story(lambda d: d["spec"]["engine"]["args"].append("--ssl-keyfile=/k")).render()
+    assert pod(rendered)["spec"]["containers"][0]["readinessProbe"]["httpGet"]["scheme"] == "HTTPS"
+
+
+def test_a_number_that_is_none_is_no_crash() -> None:
+    rendered = engine_story(
+        lambda d: d["spec"]["engine"]["args"].extend(["--tensor-parallel-size=²", "--port=99999"])
+    ).render()
+    assert not rendered.fatal
+    assert pod(rendered)["spec"]["containers"][0]["ports"][0]["containerPort"] == 8000
+
+
+def test_without_a_cluster_an_engine_that_may_serve_without_is_told_what_to_set() -> None:
+    def serve_without(d: Manifest) -> None:
+        d["spec"]["engine"]["kvCache"]["onUnavailable"] = "ServeWithout"
+
+    story = engine_story(serve_without)
+    del story.required["KVOffloadTier"]
+    assert "set spec.inferenceClusterRef" in story.render().condition(deployment.TIER_ATTACHED)["message"]
+
+
+def test_the_example_that_may_serve_without_its_tier_does() -> None:
+    story = engine_story(example="lmcache-inprocess")
+    del story.required["KVOffloadTier"]
+    assert "--kv-transfer-config" not in args(story.render())
 
 
 def test_a_tier_ref_that_goes_detaches() -> None:

@@ -343,6 +343,71 @@ def test_a_release_that_is_latched_holds() -> None:
     assert "1999.01" in rendered.condition(tier.ACCEPTED)["message"]
 
 
+def test_a_secret_ref_to_nothing_takes_no_agent_down() -> None:
+    story = tier_story(lambda t: t["spec"]["lmcache"]["remote"]["redis"].pop("secretRef"))
+    before = story.settle()
+    story.happen()
+    story.composite["spec"]["lmcache"]["remote"]["redis"]["secretRef"] = {"name": "typo"}
+    rendered = story.render()
+    assert specs(rendered)[AGENTS] == specs(before)[AGENTS]
+    assert rendered.condition(tier.CREDENTIALS_RESOLVED)["message"] == "Secret modelplane-system/typo does not exist"
+
+
+def test_marks_that_somebody_removed_lose_nothing() -> None:
+    for mark in ("labels", "annotations"):
+        story = tier_story()
+        before = story.settle()
+        story.happen()
+        for observed in story.observed:
+            observed["metadata"][mark] = {k: v for k, v in observed["metadata"][mark].items() if "crossplane.io" in k}
+        del story.required["InferenceCluster"]
+        rendered = story.render()
+        assert set(rendered.composed) == set(before.composed), mark
+
+
+def test_one_lost_annotation_heals() -> None:
+    story = tier_story()
+    story.settle()
+    story.happen()
+    del story.observed[0]["metadata"]["annotations"]["kv-offload.modelplane.ai/cluster"]
+    story.composite["spec"]["backend"] = "Nope"
+    rendered = story.render()
+    assert rendered.composed[AGENTS]["metadata"]["annotations"]["kv-offload.modelplane.ai/cluster"] == "gke-h200-prod"
+
+
+def test_what_earlier_steps_wrote_stays() -> None:
+    req = request(tier_story().composite)
+    req.desired.composite.resource.update({"status": {"theirs": 1}})
+    req.desired.composite.ready = fnv1.READY_FALSE
+    req.desired.resources["theirs"].resource.update({"kind": "ConfigMap"})
+    rsp = fn.run(req)
+    assert rsp.desired.composite.resource["status"]["theirs"] == 1
+    assert rsp.desired.composite.ready == fnv1.READY_FALSE
+    assert "theirs" in rsp.desired.resources
+
+
+def test_an_invalid_spec_still_tells_how_the_agents_are() -> None:
+    story = tier_story()
+    story.settle()
+    story.happen(ready=0)
+    story.composite["spec"]["lmcache"]["cpuTierGiBPerNode"] = 0
+    rendered = story.render()
+    assert rendered.composite["status"]["agents"] == "0/2"
+    assert state(rendered, tier.AGENTS_AVAILABLE) == ("False", "NoneReady")
+    assert state(rendered, tier.ROLLED_OUT) == ("False", "Held")
+
+
+def test_a_mode_that_changes_leaves_kept_engines_their_files() -> None:
+    story = tier_story()
+    story.settle()
+    story.happen()
+    story.composite["spec"]["lmcache"]["mode"] = "Multiprocess"
+    (config,) = [m for m in story.render().manifests if m["kind"] == "ConfigMap"]
+    (secret,) = [m for m in story.render().manifests if m["kind"] == "Secret"]
+    assert "lmcache.yaml" in config["data"]
+    assert "redis-url" in secret["data"]
+
+
 # --- in process ---------------------------------------------------------------------------------------------------
 
 

@@ -48,13 +48,12 @@ class LMCache:
 
     def attach(self, tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
         """Attach a vLLM engine by the agent where it can speak to one, else in process."""
-        support = engine.support
         if engine.version is None:
             return Refusal(
                 "EngineVersionUnknown",
                 f"the version of image {engine.image!r} cannot be told from its tag; set engine.version, as in 0.33.0",
             )
-        if support is None:
+        if engine.support is None:
             oldest = versions.show(versions.VLLM_TABLE[0].since)
             return Refusal(
                 "EngineVersionUnsupported",
@@ -71,7 +70,7 @@ class LMCache:
         if mode is Mode.IN_PROCESS:
             return patches.in_process(tier, site, engine, whole_tier=True)
         if reason is None or (mode is Mode.MULTIPROCESS and reason.reason == _DRA):
-            patch = patches.multiprocess(tier, engine, support)
+            patch = patches.multiprocess(tier, engine)
             return patch.with_notice(Notice("MultiprocessForced", reason.reason, reason.message)) if reason else patch
         if mode is Mode.MULTIPROCESS:
             return Refusal(
@@ -85,7 +84,7 @@ def _why_in_process(engine: Engine) -> Refusal | None:
     """Say why an engine cannot speak to an agent; None where it can. What cannot be overridden comes first."""
     version = versions.show(engine.version) if engine.version else ""
     if engine.support is None or not engine.support.multiprocess:
-        first = next(row for row in versions.VLLM_TABLE if row.multiprocess)
+        first = versions.first_multiprocess()
         return Refusal(
             "EngineTooOld", f"vLLM {version} does not speak multiprocess LMCache (from {versions.show(first.since)} on)"
         )

@@ -1,17 +1,16 @@
 """The agents: `lmcache server` on every node with GPUs, and what stands around it."""
 
 from function import kube, placement, sizing
-from function.backends.base import AGENTS, Part, Tier
+from function.backends.base import AGENTS, CREDENTIALS, Part, Tier
 from function.backends.lmcache import volumes
-from function.backends.lmcache.connector import SERVER_PORT
+from function.backends.lmcache.connector import HEARTBEAT_SECONDS, SERVER_PORT
 from function.backends.lmcache.redis import resp_env
 
 HTTP_PORT = 8080
-METRICS_PORT = 9090
 
 _LMCACHE = "/opt/venv/bin/lmcache"
-# The engine's client pings every 10 s; three missed pings, twice over, and its GPU buffers are freed (LMCache #4631).
-_REAP_SECONDS = 60
+# Three missed heartbeats, twice over, and an engine's GPU buffers are freed (LMCache #4631).
+_REAP_SECONDS = 6 * HEARTBEAT_SECONDS
 # An engine that is idle before its first request is no dead one; the default of an hour kills it (LMCache #4715).
 _GRACE_SECONDS = 86400
 # Longer than one heartbeat, so that clients notice a restart (LMCache #4642).
@@ -92,7 +91,7 @@ def _daemon_set(tier: Tier) -> Part:
         "template": _agent_template(tier),
     }
     manifest = {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": tier.metadata("agent"), "spec": spec}
-    return Part(AGENTS, manifest, ready=DAEMONSET_READY + (DAEMONSET_ROLLED if rolling else ""))
+    return Part(AGENTS, manifest, ready=DAEMONSET_READY + (DAEMONSET_ROLLED if rolling else ""), after=CREDENTIALS)
 
 
 def _agent_template(tier: Tier) -> kube.Manifest:
@@ -162,7 +161,6 @@ def _agent_args(tier: Tier) -> list[str]:
         # The admin API knows no authentication, so it stays on loopback and probes are TCP.
         "--http-host=127.0.0.1",
         f"--http-port={HTTP_PORT}",
-        f"--prometheus-port={METRICS_PORT}",
         "--instance-id=$(NODE_NAME)",
         f"--l1-size-gb={size}",
         "--eviction-policy=LRU",

@@ -1,4 +1,4 @@
-"""What engines mount, and what they are told: the in-process connector's YAML, the multiprocess connector's JSON."""
+"""What engines are told: the in-process connector's YAML, and the multiprocess connector's JSON."""
 
 from function import kube, sizing
 from function.api.tier import Mode
@@ -6,8 +6,8 @@ from function.backends.base import CONNECTOR, Invalid, Part, Site, Tier
 from function.backends.lmcache import volumes
 
 SERVER_PORT = 5555
+HEARTBEAT_SECONDS = 10
 YAML_KEY = "lmcache.yaml"
-JSON_KEY = "kv-transfer-config.json"
 CONFIG_DIR = "/etc/kv-offload"
 MULTIPROCESS = "LMCacheMPConnector"
 IN_PROCESS = "LMCacheConnectorV1"
@@ -19,27 +19,19 @@ def config_map(tier: Tier, site: Site) -> Part:
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": tier.metadata(),
-        "data": connector_files(tier, site),
+        "data": {YAML_KEY: yaml(tier, site)},
     }
     return Part(CONNECTOR, manifest)
 
 
-def connector_files(tier: Tier, site: Site) -> dict[str, str]:
-    """Write what engines mount: YAML for the in-process connector, and the multiprocess connector's JSON to read.
+def yaml(tier: Tier, site: Site) -> str:
+    """Write the in-process connector's settings: an engine's whole share, or what it stages beside agents.
+
+    Every mode has them, since an engine that was attached in process keeps its attachment when the mode changes.
 
     Raises:
         Invalid: mode InProcess on a site whose GPUs per node are unknown, or with less than 1 GiB a rank.
     """
-    mode = tier.spec.lmcache.mode
-    files = {}
-    if mode is not Mode.MULTIPROCESS:
-        files[YAML_KEY] = _yaml(tier, site)
-    if mode is not Mode.IN_PROCESS:
-        files[JSON_KEY] = kube.compact(multiprocess_config(tier, policy=False)) + "\n"
-    return files
-
-
-def _yaml(tier: Tier, site: Site) -> str:
     spec = tier.spec.lmcache
     rank = sizing.STAGING_GIB_PER_RANK
     settings: dict[str, object] = {
@@ -53,11 +45,12 @@ def _yaml(tier: Tier, site: Site) -> str:
     if spec.mode is Mode.IN_PROCESS:
         rank, gpus = rank_gib(tier, site)
         if spec.disk_tier:
-            disk = sizing.disk_capacity(sizing.quantity(spec.disk_tier.size_per_node)) / gpus
+            # Half: a container that starts again finds the files of the one before, and counts none of them.
+            disk = sizing.disk_capacity(sizing.quantity(spec.disk_tier.size_per_node)) / gpus / 2
             if disk < sizing.GIB:
                 raise Invalid(
                     f"spec.lmcache.diskTier.sizePerNode (is {spec.disk_tier.size_per_node}) leaves less than 1 GiB for "
-                    f"each of {gpus} GPUs; set at least {2 * gpus}Gi"
+                    f"each of {gpus} GPUs; set at least {3 * gpus}Gi"
                 )
             settings |= {
                 "local_disk": f"file://{volumes.DISK_DIR}/",
@@ -70,7 +63,7 @@ def _yaml(tier: Tier, site: Site) -> str:
 
 def rank_gib(tier: Tier, site: Site) -> tuple[int, int]:
     """Share a node's memory among its GPUs: GiB per rank, and the GPUs."""
-    gpus = tier.spec.placement.gpus_per_node or site.gpus_per_node
+    gpus = tier.spec.placement.gpus_per_node or tier.gpus_per_node or site.gpus_per_node
     if not gpus:
         raise Invalid(
             "spec.placement.gpusPerNode is required with lmcache.mode InProcess, "
@@ -86,10 +79,10 @@ def rank_gib(tier: Tier, site: Site) -> tuple[int, int]:
     return rank, gpus
 
 
-def multiprocess_config(tier: Tier, *, policy: bool) -> dict[str, object]:
-    """Write vLLM's kv-transfer-config for the agents; with `policy` for a vLLM that has kv_load_failure_policy."""
+def multiprocess_config(tier: Tier) -> dict[str, object]:
+    """Write vLLM's kv-transfer-config for the agents."""
     spec = tier.spec.lmcache
-    config: dict[str, object] = {
+    return {
         "kv_connector": MULTIPROCESS,
         "kv_role": "kv_both",
         # Without it vLLM may fall back to its own, older connector, which ignores isolated_ipc.
@@ -98,9 +91,8 @@ def multiprocess_config(tier: Tier, *, policy: bool) -> dict[str, object]:
             "lmcache.mp.host": f"tcp://{tier.instance}.{tier.spec.target_namespace}.svc",
             "lmcache.mp.port": str(SERVER_PORT),
             "lmcache.mp.isolated_ipc": spec.ipc == "Isolated",
+            "lmcache.mp.heartbeat_interval": HEARTBEAT_SECONDS,
         },
-    }
-    if policy:
         # A lost cache is recomputed; the default would abort the requests that wait for it.
-        config["kv_load_failure_policy"] = "recompute"
-    return config
+        "kv_load_failure_policy": "recompute",
+    }

@@ -1,20 +1,34 @@
 """What goes into an engine: the patch of each connector."""
 
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
+
 from function import kube, placement, sizing
 from function.backends.base import EnginePatch, Notice, Site, Tier
 from function.backends.lmcache import connector, redis, volumes
 from function.engines import Engine, versions
 
+
+class Placed(TypedDict):
+    """The part of a patch that says where an engine may run."""
+
+    node_selector: Mapping[str, str]
+    affinity: Sequence[kube.Manifest]
+    tolerations: Sequence[kube.Manifest]
+
+
 _CONFIG_MOUNT: kube.Manifest = {"name": "kv-offload", "mountPath": connector.CONFIG_DIR, "readOnly": True}
 
 
-def multiprocess(tier: Tier, engine: Engine, support: versions.VLLM) -> EnginePatch:
+def multiprocess(tier: Tier, engine: Engine) -> EnginePatch:
     """Attach an engine to its node's agent."""
     shared = tier.spec.lmcache.ipc == "Shared"
-    config = connector.multiprocess_config(tier, policy=support.load_failure_policy)
+    config = connector.multiprocess_config(tier)
     return EnginePatch(
         tier=tier.ref,
         connector=connector.MULTIPROCESS,
+        identity=engine.identity.digest,
+        since=versions.first_multiprocess().since,
         env=[{"name": "LMCACHE_TRACK_USAGE", "value": "false"}],
         args=["--kv-transfer-config", kube.compact(config)],
         mounts=[_CONFIG_MOUNT, *([volumes.SHM_MOUNT] if shared else [])],
@@ -22,10 +36,7 @@ def multiprocess(tier: Tier, engine: Engine, support: versions.VLLM) -> EnginePa
         labels={kube.LABEL_TIER: tier.instance},
         # An engine learns its agent's chunk size at start.
         annotations=_connector_hash([config, tier.spec.lmcache.chunk_size]),
-        # Only a node with an agent can serve this engine.
-        node_selector=tier.spec.placement.node_selector,
-        affinity=placement.node_terms(tier.spec.placement),
-        tolerations=[t.manifest() for t in tier.spec.placement.tolerations],
+        **_placement(tier),
         notices=_image_notices(engine, versions.LMCACHE_MULTIPROCESS),
     )
 
@@ -34,7 +45,7 @@ def in_process(tier: Tier, site: Site, engine: Engine, *, whole_tier: bool) -> E
     """Attach an engine that holds KV in its own process; `whole_tier` adds its share of the node's disk."""
     spec = tier.spec.lmcache
     oldest = engine.lmcache or (engine.support.oldest_lmcache if engine.support else (0, 0, 0))
-    files = connector.connector_files(tier, site)
+    settings = connector.yaml(tier, site)
     env, notices = redis.remote_env(tier, engine, oldest)
     disks, mounts = [_config_volume(tier)], [_CONFIG_MOUNT]
     if whole_tier and spec.disk_tier:
@@ -46,6 +57,9 @@ def in_process(tier: Tier, site: Site, engine: Engine, *, whole_tier: bool) -> E
     return EnginePatch(
         tier=tier.ref,
         connector=connector.IN_PROCESS,
+        identity=engine.identity.digest,
+        since=versions.VLLM_TABLE[0].since,
+        guards=redis.LEAKS if any(e["name"] == "LMCACHE_LOG_LEVEL" for e in env) else (),
         env=[
             {"name": "LMCACHE_CONFIG_FILE", "value": f"{connector.CONFIG_DIR}/{connector.YAML_KEY}"},
             *experimental,
@@ -59,8 +73,9 @@ def in_process(tier: Tier, site: Site, engine: Engine, *, whole_tier: bool) -> E
         mounts=mounts,
         volumes=disks,
         labels={kube.LABEL_TIER: tier.instance},
+        **_placement(tier),
         # A ConfigMap or a Secret that changes restarts nothing; another setting or Redis has to.
-        annotations=_connector_hash([files[connector.YAML_KEY], redis.url(spec.redis) if spec.redis else ""]),
+        annotations=_connector_hash([settings, redis.url(spec.redis) if spec.redis else ""]),
         notices=[*_image_notices(engine, oldest), *notices],
     )
 
@@ -76,6 +91,16 @@ def _image_notices(engine: Engine, needed: versions.Version) -> list[Notice]:
             "without it the engine fails at start. lmcache/vllm-openai images hold it",
         )
     ]
+
+
+def _placement(tier: Tier) -> Placed:
+    """Let an engine follow its tier: only a node with an agent can serve one that speaks to it."""
+    wanted = tier.spec.placement
+    return {
+        "node_selector": wanted.node_selector,
+        "affinity": placement.node_terms(wanted),
+        "tolerations": [t.manifest() for t in wanted.tolerations],
+    }
 
 
 def _connector_hash(settings: object) -> dict[str, str]:

@@ -4,14 +4,14 @@ import base64
 from urllib.parse import quote
 
 from function import kube
-from function.api.tier import Mode, Redis
+from function.api.tier import Redis
 from function.backends.base import CREDENTIALS, Credential, CredentialError, Notice, Part, Tier
 from function.engines import Engine, versions
 
 URL_KEY = "redis-url"
 REMOTE = "LMCACHE_REMOTE_URL"
 # A user's value for one of these, beside a URL that holds the password, would publish it.
-_LEAKS = ("LMCACHE_LOG_LEVEL", "LMCACHE_TRACK_USAGE")
+LEAKS = ("LMCACHE_LOG_LEVEL", "LMCACHE_TRACK_USAGE")
 
 
 def secret(tier: Tier, credential: Credential) -> Part:
@@ -20,8 +20,7 @@ def secret(tier: Tier, credential: Credential) -> Part:
     Raises:
         CredentialError: the Secret lacks the password, or holds one that LMCache cannot be given.
     """
-    spec = tier.spec.lmcache
-    redis, ref = spec.redis, spec.secret_ref
+    redis, ref = tier.spec.lmcache.redis, tier.spec.lmcache.secret_ref
     assert redis and ref  # a credential is only read for a Redis with a secretRef
     password = credential.data.get(ref.password_key)
     if not password:
@@ -30,8 +29,7 @@ def secret(tier: Tier, credential: Credential) -> Part:
     username = credential.data.get(ref.username_key)
     if username:
         data["username"] = username
-    if spec.mode is not Mode.MULTIPROCESS:
-        data[URL_KEY] = _encode(_url_with(redis, _decode(username or ""), _decode(password)))
+    data[URL_KEY] = _encode(_url_with(redis, _decode(username or ""), _decode(password)))
     manifest = {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -107,7 +105,7 @@ def remote_env(tier: Tier, engine: Engine, oldest: versions.Version) -> tuple[li
         )
     elif ref and ref.on_cluster and not ref.url_key:
         why = "its LMCache wants a URL; set remote.redis.secretRef.urlKey to the key that holds it"
-    elif leaks := ref and [name for name in _LEAKS if name in engine.env_names]:
+    elif leaks := ref and [name for name in LEAKS if name in engine.env_names]:
         why = f"its LMCache wants the password in a URL, which {leaks[0]} could publish; remove it from engine.env"
     if why:
         return [], [Notice("RemoteNotAttached", "NoSafeWay", f"the engine runs without the tier's Redis: {why}")]
