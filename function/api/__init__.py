@@ -9,6 +9,14 @@ from pydantic.alias_generators import to_camel
 
 from function import sizing
 
+# What a text that has the wrong form should be, by its field.
+_FORMS = {
+    "host": "must be a host name or an IPv4 address, without a port",
+    "lmcache": "must be an image that is pinned by a tag or a digest",
+    "path": "must be an absolute path without colons",
+    "targetNamespace": "must be a namespace's name: lower-case letters, digits and dashes",
+    "version": "must be a version, such as 0.33.0",
+}
 _SHOWN = 64  # longer strings are not shown in messages
 
 M = TypeVar("M", bound="Model")
@@ -82,6 +90,8 @@ def _line(error: Any) -> str:
     """Write one error: the field, its value where it is a short scalar, and what would be right."""
     path = ".".join(("spec", *(str(part) for part in error["loc"])))
     message = re.sub(r"^(Value error, |Input )", "", error["msg"])
+    if error["type"] == "string_pattern_mismatch":
+        message = _FORMS.get(str(error["loc"][-1]), message)
     value = error["input"]
     if error["type"] == "missing":
         return f"{path} is required"

@@ -169,7 +169,6 @@ def test_an_agent_is_started_with_every_option_whose_default_has_moved() -> None
         "--port=5555",
         "--http-host=127.0.0.1",
         "--http-port=8080",
-        "--prometheus-port=9090",
         "--instance-id=$(NODE_NAME)",
         "--l1-size-gb=64",
         "--eviction-policy=LRU",
@@ -422,9 +421,11 @@ def test_a_placement_of_the_users_replaces_the_default() -> None:
     assert list(patch.affinity) == []
 
 
-def test_an_engine_in_process_runs_anywhere() -> None:
-    patch = attach(tier(placement={"nodeSelector": {"pool": "h100"}}), engine(image=OLD))
-    assert (patch.node_selector, list(patch.affinity), list(patch.tolerations)) == ({}, [], [])
+@pytest.mark.parametrize("image", [OLD, NEW])
+def test_an_engine_follows_its_tier_however_it_is_attached(image: str) -> None:
+    patch = attach(tier(placement={"nodeSelector": {"pool": "h100"}}), engine(image=image))
+    tolerations = [{"key": "nvidia.com/gpu", "operator": "Exists"}]
+    assert (patch.node_selector, list(patch.affinity), list(patch.tolerations)) == ({"pool": "h100"}, [], tolerations)
 
 
 # --- plan: what engines mount -------------------------------------------------------------------------------------
@@ -437,20 +438,9 @@ IN_PROCESS_YAML: Manifest = {
     "remote_serde": "naive",
     "save_unfull_chunk": False,
 }
-MULTIPROCESS_JSON: Manifest = {
-    "kv_connector": "LMCacheMPConnector",
-    "kv_role": "kv_both",
-    "kv_connector_module_path": "lmcache.integration.vllm.lmcache_mp_connector",
-    "kv_connector_extra_config": {
-        "lmcache.mp.host": f"tcp://{INSTANCE}.default.svc",
-        "lmcache.mp.port": "5555",
-        "lmcache.mp.isolated_ipc": True,
-    },
-}
-
 FILES: dict[str, tuple[Manifest, Manifest]] = {
-    "Auto": ({}, {"lmcache.yaml": IN_PROCESS_YAML, "kv-transfer-config.json": MULTIPROCESS_JSON}),
-    "Multiprocess": ({"mode": "Multiprocess"}, {"kv-transfer-config.json": MULTIPROCESS_JSON}),
+    "Auto": ({}, {"lmcache.yaml": IN_PROCESS_YAML}),
+    "Multiprocess": ({"mode": "Multiprocess"}, {"lmcache.yaml": IN_PROCESS_YAML}),
     "InProcess": ({"mode": "InProcess"}, {"lmcache.yaml": IN_PROCESS_YAML | {"max_local_cpu_size": 8.0}}),
     "InProcess with a disk": (
         {"mode": "InProcess", "diskTier": DISK},
@@ -459,13 +449,13 @@ FILES: dict[str, tuple[Manifest, Manifest]] = {
             | {
                 "max_local_cpu_size": 8.0,
                 "local_disk": "file:///var/lib/lmcache/",
-                "max_local_disk_size": 115.2,
+                "max_local_disk_size": 57.6,
             }
         },
     ),
     "Auto with a disk, which is the agent's": (
         {"diskTier": DISK},
-        {"lmcache.yaml": IN_PROCESS_YAML, "kv-transfer-config.json": MULTIPROCESS_JSON},
+        {"lmcache.yaml": IN_PROCESS_YAML},
     ),
     "a chunk size": (
         {"mode": "InProcess", "chunkSize": 1024},
@@ -478,7 +468,7 @@ FILES: dict[str, tuple[Manifest, Manifest]] = {
     ),
     "a Redis beside agents": (
         {"remote": redis(secretRef=SECRET)},
-        {"lmcache.yaml": IN_PROCESS_YAML, "kv-transfer-config.json": MULTIPROCESS_JSON},
+        {"lmcache.yaml": IN_PROCESS_YAML},
     ),
 }
 
@@ -519,7 +509,7 @@ ATTACHMENTS: list[tuple[str, str, list[str], Manifest, str, dict[str, str]]] = [
         V1,
         {"EngineImageUnverified": "LMCacheUnknown", "TierUnusedByEngine": "EngineTooOld"},
     ),
-    ("Auto", LMCACHE_MIDDLE, [], {"version": "0.23.0"}, V1, {"TierUnusedByEngine": "EngineTooOld"}),
+    ("Auto", LMCACHE_MIDDLE, [], {"version": "0.21.0"}, V1, {"TierUnusedByEngine": "EngineTooOld"}),
     ("Multiprocess", LMCACHE_OLD, [], {"version": "0.11.0"}, "EngineTooOld", {}),
     ("InProcess", LMCACHE_OLD, [], {"version": "0.11.0"}, V1, {}),
     # An image whose LMCache is too old for an agent.
@@ -633,7 +623,7 @@ REFUSALS = {
     ),
     "too old for an agent": (
         {"image": OLD},
-        "vLLM 0.11.0 does not speak multiprocess LMCache (from 0.24.0 on); the tier's mode is Multiprocess, Auto would "
+        "vLLM 0.11.0 does not speak multiprocess LMCache (from 0.22.0 on); the tier's mode is Multiprocess, Auto would "
         "attach in process",
     ),
     "LMCache too old": (
@@ -654,7 +644,7 @@ def test_an_engine_that_cannot_use_the_agent_is_told_what_that_costs() -> None:
     which = tier({"diskTier": DISK, "remote": redis()})
     (notice,) = [n for n in attach(which, engine("-tp=4", image=OLD)).notices if n.type == "TierUnusedByEngine"]
     assert notice.message == (
-        "vLLM 0.11.0 does not speak multiprocess LMCache (from 0.24.0 on). It is attached in process: 2 GiB x 4 "
+        "vLLM 0.11.0 does not speak multiprocess LMCache (from 0.22.0 on). It is attached in process: 2 GiB x 4 "
         "rank(s) of its own pod's memory, and the Redis; the 64 GiB of the node's agent and its disk of 1Ti it cannot "
         "use. A tier for a fleet of such engines has lmcache.mode InProcess"
     )
@@ -694,12 +684,16 @@ CONFIG_VOLUME = {"name": "kv-offload", "configMap": {"name": INSTANCE}}
 
 def test_an_engine_of_an_agent_is_given_its_address_and_recomputes_what_is_lost() -> None:
     patch = attach(tier(targetNamespace="kv"), engine())
-    assert kv_transfer_config(patch) == MULTIPROCESS_JSON | {
+    assert kv_transfer_config(patch) == {
+        "kv_connector": "LMCacheMPConnector",
+        "kv_role": "kv_both",
+        "kv_connector_module_path": "lmcache.integration.vllm.lmcache_mp_connector",
         "kv_load_failure_policy": "recompute",
         "kv_connector_extra_config": {
             "lmcache.mp.host": f"tcp://{INSTANCE}.kv.svc",
             "lmcache.mp.port": "5555",
             "lmcache.mp.isolated_ipc": True,
+            "lmcache.mp.heartbeat_interval": 10,
         },
     }
     assert list(patch.env) == [{"name": "LMCACHE_TRACK_USAGE", "value": "false"}]
@@ -981,10 +975,10 @@ SECRETS: dict[str, tuple[Manifest, dict[str, str], dict[str, str]]] = {
         {"user": "u", "pass": "p", "password": "not this"},
         {"username": "u", "password": "p", "redis-url": "redis://u:p@kv.cache.svc:6379"},
     ),
-    "no URL where nobody reads it": (
+    "a URL for engines that were attached in process before": (
         {"mode": "Multiprocess", "remote": redis(secretRef=SECRET)},
         {"username": "u", "password": "p"},
-        {"username": "u", "password": "p"},
+        {"username": "u", "password": "p", "redis-url": "redis://u:p@kv.cache.svc:6379"},
     ),
     "in process": (
         {"mode": "InProcess", "remote": redis(secretRef=SECRET, port=7000)},
@@ -1152,7 +1146,7 @@ def test_a_latch_reads_back_as_it_was_written(case: str) -> None:
 
 
 def test_a_latch_is_short_where_there_is_little_to_say() -> None:
-    assert EnginePatch(tier="a/b", connector="c").to_json() == '{"connector":"c","tier":"a/b"}'
+    assert EnginePatch(tier="a/b", connector="c").to_json() == '{"connector":"c","identity":"","tier":"a/b"}'
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "null", "{}", '{"tier":"a"}', '{"notices":[{}]}', '{"x":1}'])
@@ -1165,3 +1159,18 @@ def test_a_latch_holds_no_password() -> None:
     which = tier({"remote": redis(secretRef=SECRET)})
     assert "redis-url" in attach(which, engine(image=OLD)).to_json()
     assert MODEL not in attach(which, engine(image=OLD)).to_json()
+
+
+# --- latch: what an attachment is right for -----------------------------------------------------------------------
+
+
+def test_a_patch_holds_for_its_engine_in_another_image() -> None:
+    assert attach(tier(), engine()).holds(engine(image="vllm/vllm-openai:v0.32.0"))
+
+
+def test_a_patch_does_not_hold_for_a_version_without_its_connector() -> None:
+    assert not attach(tier(), engine()).holds(engine(image=OLD))
+
+
+def test_a_patch_does_not_hold_for_another_identity() -> None:
+    assert not attach(tier(), engine()).holds(engine("--quantization=fp8"))

@@ -230,7 +230,7 @@ def test_in_process_the_engines_of_a_node_hold_no_more_than_its_number(
     assert sum(rank * ranks for ranks in engines) <= node
 
 
-@given(data=st.data(), size=st.integers(64, 65536), gpus=st.integers(1, 32))
+@given(data=st.data(), size=st.integers(96, 65536), gpus=st.integers(1, 32))
 @settings(max_examples=50, deadline=None)
 def test_in_process_the_engines_of_a_node_claim_and_fill_no_more_than_its_disk(
     data: st.DataObject, size: int, gpus: int
@@ -244,7 +244,8 @@ def test_in_process_the_engines_of_a_node_claim_and_fill_no_more_than_its_disk(
         (volume,) = [v for v in patch.volumes if v["name"] == "disk"]
         request = volume["ephemeral"]["volumeClaimTemplate"]["spec"]["resources"]["requests"]["storage"]
         assert request.endswith("Mi")
-        assert ranks * fills * GIB <= int(request[:-2]) * 1024**2
+        # Twice, since a container that starts again finds the files of the one before.
+        assert 2 * ranks * fills * GIB <= int(request[:-2]) * 1024**2
         claimed += int(request[:-2]) * 1024**2
     assert claimed <= size * GIB
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 
-from function import fn, tier
+from function import fn, kube, tier
 from function.kube import Manifest
 from function.render import Rendered, outcome, render, request
 from tests.examples import PASSWORD
@@ -381,7 +381,7 @@ def test_what_earlier_steps_wrote_stays() -> None:
     req.desired.composite.ready = fnv1.READY_FALSE
     req.desired.resources["theirs"].resource.update({"kind": "ConfigMap"})
     rsp = fn.run(req)
-    assert rsp.desired.composite.resource["status"]["theirs"] == 1
+    assert kube.integer(rsp.desired.composite.resource, "status", "theirs") == 1
     assert rsp.desired.composite.ready == fnv1.READY_FALSE
     assert "theirs" in rsp.desired.resources
 

@@ -9,7 +9,7 @@ from function.engines.versions import Version
 
 V0_11: Version = (0, 11, 0)
 V0_20: Version = (0, 20, 2)
-V0_24: Version = (0, 24, 0)
+V0_22: Version = (0, 22, 0)
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
@@ -140,10 +140,10 @@ ROWS: dict[Version, Version | None] = {
     (0, 19, 0): V0_11,
     (0, 20, 1): V0_11,
     (0, 20, 2): V0_20,
-    (0, 23, 9): V0_20,
-    (0, 24, 0): V0_24,
-    (0, 33, 0): V0_24,
-    (1, 0, 0): V0_24,
+    (0, 21, 9): V0_20,
+    (0, 22, 0): V0_22,
+    (0, 33, 0): V0_22,
+    (1, 0, 0): V0_22,
 }
 
 
@@ -154,17 +154,17 @@ def test_the_newest_row_that_is_not_newer_holds_and_none_for_what_is_older_than_
 
 
 @pytest.mark.parametrize(
-    ("version", "multiprocess", "policy", "lmcache"),
+    ("version", "multiprocess", "lmcache"),
     [
-        ((0, 11, 0), False, False, (0, 3, 7)),
-        ((0, 20, 2), False, True, (0, 4, 5)),
-        ((0, 24, 0), True, True, (0, 4, 5)),
+        ((0, 11, 0), False, (0, 3, 7)),
+        ((0, 20, 2), False, (0, 4, 5)),
+        ((0, 22, 0), True, (0, 4, 5)),
     ],
 )
-def test_what_the_table_says(version: Version, multiprocess: bool, policy: bool, lmcache: Version) -> None:
+def test_what_the_table_says(version: Version, multiprocess: bool, lmcache: Version) -> None:
     row = versions.vllm(version)
     assert row
-    assert (row.multiprocess, row.load_failure_policy, row.oldest_lmcache) == (multiprocess, policy, lmcache)
+    assert (row.multiprocess, row.oldest_lmcache) == (multiprocess, lmcache)
 
 
 def test_the_table_is_in_order_and_names_its_sources() -> None:
