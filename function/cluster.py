@@ -94,7 +94,7 @@ class View:
 
 
 ACCEPTED = "Accepted"
-VOCABULARY = {ACCEPTED: Condition(UNKNOWN, "Waiting", "Waiting for what comes before")}
+VOCABULARY = {ACCEPTED: Condition(UNKNOWN, "Waiting", "Not known before the conditions above are True")}
 
 
 def compose(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse) -> None:

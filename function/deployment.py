@@ -33,7 +33,7 @@ REMOTE_NOT_ATTACHED = "RemoteNotAttached"
 _STATES = (ACCEPTED, CLUSTER_REACHABLE, TIER_ATTACHED, ENGINE_READY, ROLLED_OUT)
 _WARNINGS = (TIER_UNUSED, IMAGE_UNVERIFIED, USER_OVERRIDES, MULTIPROCESS_FORCED, REMOTE_NOT_ATTACHED)
 VOCABULARY: Mapping[str, Condition] = {
-    **dict.fromkeys(_STATES, Condition(UNKNOWN, "Waiting", "Waiting for what comes before")),
+    **dict.fromkeys(_STATES, Condition(UNKNOWN, "Waiting", "Not known before the conditions above are True")),
     **dict.fromkeys(_WARNINGS, Condition(FALSE, "Nothing", "Nothing to warn of")),
 }
 

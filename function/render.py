@@ -141,15 +141,16 @@ def render_example(name: str, *, observed: bool = False) -> dict[str, Rendered]:
 
 
 def render_folder(folder: Path, *, observed: bool = False) -> dict[str, Rendered]:
-    """Render a folder's tier.yaml, and its deployment.yaml, which requires the tier."""
-    tier, required = load(folder / "tier.yaml"), load(folder / "required.yaml")
+    """Render a folder's tier.yaml and deployment.yaml, where it has them; an engine requires its tier."""
 
-    def seen(part: str) -> list[Manifest]:
-        return load(folder / f"observed-{part}.yaml") if observed else []
+    def held(name: str) -> list[Manifest]:
+        return load(folder / name) if (folder / name).exists() else []
 
+    required = [*held("required.yaml"), *held("tier.yaml")]
     return {
-        "tier": render(tier[0], seen("tier"), required),
-        "deployment": render(load(folder / "deployment.yaml")[0], seen("deployment"), [*required, *tier]),
+        part: render(composite, held(f"observed-{part}.yaml") if observed else (), required)
+        for part in ("tier", "deployment")
+        for composite in held(f"{part}.yaml")[:1]
     }
 
 
@@ -202,16 +203,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("-o", "--observed", type=Path, help="observed composed resources")
     args = parser.parse_args(argv)
-    if args.composite.is_dir():
-        folder: Path = args.composite
-        renders = list(render_folder(folder).values())
-    else:
-        observed = load(args.observed) if args.observed else []
-        required = [manifest for path in args.required for manifest in load(path)]
-        renders = [render(load(args.composite)[0], observed, required)]
+    try:
+        renders = _renders(args.composite, args.required, args.observed)
+    except (OSError, yaml.YAMLError) as e:
+        parser.error(str(e))
+    if not renders:
+        parser.error(f"{args.composite} holds neither tier.yaml nor deployment.yaml")
     for rendered in renders:
         sys.stdout.write(_show(rendered))
     return _FATAL if any(r.fatal for r in renders) else 0
+
+
+def _renders(composite: Path, required: Sequence[Path], observed: Path | None) -> list[Rendered]:
+    if composite.is_dir():
+        return list(render_folder(composite).values())
+    found = [manifest for path in required for manifest in load(path)]
+    return [render(load(composite)[0], load(observed) if observed else (), found)]
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ AGENTS_AVAILABLE = "AgentsAvailable"
 AGENTS_READY = "AgentsReady"
 ROLLED_OUT = "RolledOut"
 
-_WAITING = Condition(UNKNOWN, "Waiting", "Waiting for what comes before")
+_WAITING = Condition(UNKNOWN, "Waiting", "Not known before the conditions above are True")
 VOCABULARY: Mapping[str, Condition] = {
     ACCEPTED: _WAITING,
     CLUSTER_REACHABLE: _WAITING,

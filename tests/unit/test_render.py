@@ -1,0 +1,45 @@
+"""The renderer as a user runs it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from function.render import EXAMPLES, main
+
+
+def test_an_example_prints_what_it_becomes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(EXAMPLES / "lmcache")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("# KVOffloadTier modelplane-system/lmcache-h200 composes 6 resources\n#   DaemonSet ")
+    assert "# ModelDeployment default/llama-70b composes 2 resources\n" in out
+
+
+def test_a_folder_may_hold_a_tier_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(EXAMPLES / "lmcache" / "tier.yaml", tmp_path)
+    assert main([str(tmp_path)]) == 0
+    assert "ModelDeployment" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [(None, "holds neither tier.yaml nor deployment.yaml"), ("a: [", "while parsing"), ("a: b: c", "mapping values")],
+)
+def test_what_cannot_be_read_is_said_without_a_trace(
+    text: str | None, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if text is not None:
+        (tmp_path / "tier.yaml").write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(tmp_path)])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert "Traceback" not in error
+
+
+def test_a_kind_that_is_not_ours_is_fatal_and_ends_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "pod.yaml"
+    file.write_text("{apiVersion: v1, kind: Pod, metadata: {name: x}}")
+    assert main([str(file)]) == 3
+    assert "# fatal: observed composite has kind 'Pod'" in capsys.readouterr().out
