@@ -119,6 +119,9 @@ class Composer:
             self.no_cluster(spec, found)
             return
         self.cluster = name
+        if isinstance(found, Tier):
+            # The engine mounts its tier's ConfigMap, so it runs beside it.
+            self.namespace_there = found.spec.target_namespace
         cluster = ClusterView.require(self.req, self.rsp, name)
         verdict, reason, message = cluster.verdict(self.delivery.provider_config)
         self.conditions.set(CLUSTER_REACHABLE, verdict, reason, message, warn=cluster.resolved and verdict == FALSE)
@@ -182,6 +185,9 @@ class Composer:
         if spec.engine.kv_cache is None or found is None:
             self.conditions.set(TIER_ATTACHED, FALSE, "NotRequested", "engine.kvCache names no tier")
             return Attachment()
+        if isinstance(found, Unavailable) and found.waiting:
+            # Crossplane will call again; nothing may be fatal or change until then.
+            return self.wait(found)
         if own := line.flags(*vllm.OWN_WIRING):
             # Respected: the engine starts with it, and without the tier.
             message = f"engine.args set {names(own)}, which stays as it is; remove it to have the tier attached"
@@ -201,18 +207,20 @@ class Composer:
         else:
             decision = found
         if isinstance(decision, EnginePatch) and isinstance(found, Tier):
-            # The engine mounts its tier's ConfigMap, so it runs beside it.
-            self.namespace_there = found.spec.target_namespace
             message = f"By {decision.connector} to KVOffloadTier {decision.tier}"
-            status, _, lacks = kube.condition(
-                self.req.required_resources["tier"].items[0].resource, CREDENTIALS_RESOLVED
-            )
-            if status == FALSE:
+            there = self.req.required_resources["tier"].items[0].resource
+            credentials, _, lacks = kube.condition(there, CREDENTIALS_RESOLVED)
+            if credentials == FALSE:
                 message += f"; its pods may wait for the tier's Secret: {lacks}"
             self.conditions.set(TIER_ATTACHED, TRUE, "Attached", message)
             return Attachment(decision)
         assert not isinstance(decision, EnginePatch)
         return self.unattached(spec, engine, decision)
+
+    def wait(self, why: Unavailable) -> Attachment:
+        """Leave everything as it is until Crossplane has looked up what is required."""
+        self.conditions.set(TIER_ATTACHED, UNKNOWN, why.reason, why.message)
+        return Attachment(hold=True)
 
     def hidden(self, line: CommandLine) -> Refusal | None:
         """Say what hides the engine's flags, and with them what it computes and how it is wired."""
@@ -257,9 +265,7 @@ class Composer:
     def unattached(self, spec: DeploymentSpec, engine: Engine, why: Refusal | Unavailable) -> Attachment:
         """Keep what is attached; else wait or serve without, as the user chose."""
         if isinstance(why, Unavailable) and why.waiting:
-            # Crossplane will call again; nothing may be fatal or change until then.
-            self.conditions.set(TIER_ATTACHED, UNKNOWN, why.reason, why.message)
-            return Attachment(hold=True)
+            return self.wait(why)
         if latched := self.latched():
             return self.keep(latched, why, engine)
         assert spec.engine.kv_cache is not None

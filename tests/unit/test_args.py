@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from function.engines import vllm
@@ -82,6 +82,8 @@ VALUES = {
     "a negative number is a value": (["--max-num-seqs", "-1"], "--max-num-seqs", "-1"),
     "a negative fraction is a value": (["--top", "-0.5"], "--top", "-0.5"),
     "a negative fraction without a zero is a value": (["--top", "-.5"], "--top", "-.5"),
+    "what has two points is no number": (["--top", "-1.2.3", "4"], "--top", None),
+    "four characters may be a flag": (["--po=9"], "--port", "9"),
     "a flag is no value": (["--port", "-tp", "2"], "--port", None),
     "JSON is a value": (["--hf-overrides", '{"a": -1}'], "--hf-overrides", '{"a": -1}'),
     "a missing flag has none": (["--port=1"], "--host", None),
@@ -172,6 +174,11 @@ def test_a_shell_hides_what_it_runs_where_an_image_starts_nothing_itself(args: l
     assert CommandLine((), args).hidden
 
 
+def test_a_value_that_is_called_like_a_shell_is_none() -> None:
+    assert not CommandLine((), ["--served-model-name", "bash", "--model=Q/Q"]).hidden
+    assert not CommandLine(["vllm", "serve"], ["Q/Q", "sh"]).hidden
+
+
 @pytest.mark.parametrize("command", [[], ["vllm", "serve"], ["python3", "-m", "x.sh"], ["/opt/shell"]], ids=" ".join)
 def test_no_shell_hides_nothing(command: list[str]) -> None:
     assert not CommandLine(command, ["--model=Q/Q"]).hidden
@@ -226,6 +233,10 @@ def test_what_a_variable_holds_is_read_like_any_other_word() -> None:
         (["--model=Q/Q", "--api-key=$(SECRET)"], False),
         (["--model", "$(SECRET)"], False),
         (["--port", "$(SECRET)"], False),
+        (["--host", "$(SECRET)"], False),
+        (["--download-dir", "$(SECRET)"], False),
+        (["--root-path", "$(SECRET)"], False),
+        (["--served-model-name", "$(SECRET)"], False),
     ],
     ids=str,
 )
@@ -265,7 +276,17 @@ def test_ranks_are_the_processes_of_one_pod(case: str) -> None:
 
 @pytest.mark.parametrize(
     ("words", "port"),
-    [([], 8000), (["--port", "9000"], 9000), (["--port=9000"], 9000), (["--port=x"], 8000), (["--port"], 8000)],
+    [
+        ([], 8000),
+        (["--port", "9000"], 9000),
+        (["--port=9000"], 9000),
+        (["--port=65535"], 65535),
+        (["--port=65536"], 8000),
+        (["--port=0"], 8000),
+        (["--port=x"], 8000),
+        (["--port"], 8000),
+        (["--port=٨٠"], 8000),
+    ],
 )
 def test_the_port_is_the_flags_or_vllms_own(words: list[str], port: int) -> None:
     assert vllm.port(CommandLine((), words)) == port
@@ -280,6 +301,7 @@ WORDS = st.lists(st.text(alphabet="-=._ abk1$/", max_size=8), max_size=8)
 
 
 @given(command=WORDS, args=WORDS)
+@settings(deadline=None)
 def test_no_command_line_is_too_odd_to_read(command: list[str], args: list[str]) -> None:
     line = CommandLine(command, args)
     assert len(line.words) == len(command) + len(args)
@@ -288,5 +310,6 @@ def test_no_command_line_is_too_odd_to_read(command: list[str], args: list[str])
 
 
 @given(before=WORDS, after=WORDS)
+@settings(deadline=None)
 def test_a_kv_transfer_config_is_found_among_whatever_stands_around_it(before: list[str], after: list[str]) -> None:
     assert CommandLine((), [*before, f"{KV}={CONFIG}", *after]).value(KV) == CONFIG

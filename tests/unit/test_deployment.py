@@ -434,6 +434,12 @@ def test_the_users_own_wiring_is_respected_and_the_engine_starts_with_it(own: li
     assert state(rendered, deployment.TIER_ATTACHED) == ("False", "UserConfigured")
 
 
+def test_an_engine_with_its_own_wiring_runs_beside_its_tier_all_the_same() -> None:
+    story = engine_story(lambda d: d["spec"]["engine"]["args"].append("--kv-offloading-size=8"))
+    story.required["KVOffloadTier"]["spec"]["targetNamespace"] = "kv"
+    assert {m["metadata"]["namespace"] for m in story.render().manifests} == {"kv"}
+
+
 def test_a_shell_hides_the_flags_and_the_engine_starts_as_it_is() -> None:
     def shell(d: Manifest) -> None:
         d["spec"]["engine"]["command"] = ["/bin/bash", "-c", "vllm serve x --kv-transfer-config y"]

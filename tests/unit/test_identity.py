@@ -189,6 +189,30 @@ def test_a_flag_that_does_not_change_kv_does_not_split_a_cache() -> None:
     )
 
 
+HARMLESS = (
+    *("--served-model-name chat", "--trust-remote-code", "--download-dir /tmp", "--tokenizer-mode auto", "--seed 1"),
+    *("--host 0.0.0.0", "--port 9000", "--root-path /v1", "--api-key k", "--uvicorn-log-level info"),
+    *("--ssl-keyfile k", "--ssl-certfile c", "--ssl-ca-certs c", "--allowed-origins *", "--allowed-methods *"),
+    *("--allowed-headers *", "--allow-credentials", "--disable-log-requests", "--disable-log-stats"),
+    *("--enable-log-requests", "--disable-uvicorn-access-log", "--max-log-len 9", "--otlp-traces-endpoint http://o"),
+    *("--tensor-parallel-size 2", "-tp 2", "--pipeline-parallel-size 2", "-pp 2", "--data-parallel-size 2", "-dp 2"),
+    *("--distributed-executor-backend mp", "--gpu-memory-utilization 0.9", "--max-num-seqs 8", "--swap-space 4"),
+    *("--max-num-batched-tokens 8192", "--enforce-eager", "--async-scheduling", "--scheduling-policy fcfs"),
+    *("--enable-prefix-caching", "--no-enable-prefix-caching", "--enable-chunked-prefill", "--response-role a"),
+    *("--no-enable-chunked-prefill", "--chat-template t", "--chat-template-content-format auto", "--max-logprobs 5"),
+    *("--enable-auto-tool-choice", "--tool-call-parser p", "--reasoning-parser p", "--generation-config vllm"),
+    *("--override-generation-config {}", "--limit-mm-per-prompt {}", "--enable-server-load-tracking"),
+)
+
+
+@pytest.mark.parametrize("flag", HARMLESS)
+def test_a_flag_that_changes_no_kv_leaves_an_engine_plain(flag: str) -> None:
+    assert derive(f"--model={MODEL}", *flag.split()) == derive(f"--model={MODEL}")
+    name, *value = flag.split()
+    underscored = "--" + name[2:].replace("-", "_") if name.startswith("--") else name
+    assert derive(f"--model={MODEL}", "=".join([underscored, *value])).plain
+
+
 # --- private: nobody else can know what it means ------------------------------------------------------------------
 
 PRIVATE: dict[str, dict[str, Any]] = {
@@ -264,21 +288,50 @@ def test_an_engine_that_turns_adapters_off_has_none() -> None:
     assert not derive(f"--model={MODEL}", "--no-enable-lora").lora
 
 
+def test_a_digest_changes_with_the_identity_and_with_adapters() -> None:
+    digests = [
+        derive(f"--model={MODEL}").digest,
+        derive(f"--model={MODEL}", "--dtype=half").digest,
+        derive(f"--model={MODEL}", vouched="a").digest,
+        derive(f"--model={MODEL}", "--enable-lora", vouched="a").digest,
+        derive("--model=/mnt/models").digest,
+    ]
+    assert len(set(digests)) == 5
+    assert derive(f"--model={MODEL}", "-tp", "2", image=OLD).digest == digests[0]
+
+
 # --- the seed -----------------------------------------------------------------------------------------------------
 
 
 @given(st.text(max_size=32), st.text(min_size=1, max_size=32) | st.none())
+@settings(deadline=None)
 def test_a_seed_is_a_decimal_that_python_takes(model: str, by: str | None) -> None:
     seed = derive("--model", model, vouched=by).seed
     assert seed == str(int(seed))
     assert 0 <= int(seed) < 4294967296
 
 
+# The first 8 bytes of a value's sha256, modulo 2**32.
+SEEDS = {
+    '{"model":"Qwen/Qwen3-32B","options":{},"source":{}}': "3545267068",
+    '{"identity":"qwen"}': "508676380",
+    '{"model":"Qwen/Qwen3-32B","options":{},"source":{"HF_ENDPOINT":"x"}}': "3227541404",
+    '{"model":"Qwen/Qwen3-32B","options":{"--dtype":"half","-q":"fp8"},'
+    '"ordered":[["-q","fp8"],["--dtype","half"]],"source":{}}': "3087337913",
+    '{"image":"vllm/vllm-openai:v0.33.0","model":"/mnt/models","options":{},"owner":["ml","chat"],"source":{},'
+    '"words":["--model=/mnt/models"]}': "1558734173",
+}
+
+
 def test_a_seed_never_changes_since_that_would_empty_every_cache() -> None:
-    # sha256('{"model":"Qwen/Qwen3-32B","options":{},"source":{}}'), its first 8 bytes modulo 2**32.
-    assert derive(f"--model={MODEL}").seed == "3545267068"
-    # sha256('{"identity":"qwen"}'), likewise.
-    assert derive(f"--model={MODEL}", vouched="qwen").seed == "508676380"
+    identities = [
+        derive(f"--model={MODEL}"),
+        derive(f"--model={MODEL}", vouched="qwen"),
+        derive(f"--model={MODEL}", env={"HF_ENDPOINT": "x"}),
+        derive(f"--model={MODEL}", "-q", "fp8", "--dtype=half"),
+        derive("--model=/mnt/models"),
+    ]
+    assert {i.value: i.seed for i in identities} == SEEDS
 
 
 # --- the property: two meanings behind one model string never share keys ------------------------------------------
@@ -356,6 +409,7 @@ def test_two_meanings_behind_one_model_string_never_share_keys(a: Written, b: Wr
 
 
 @given(a=written(), order=st.randoms(use_true_random=False))
+@settings(deadline=None)
 def test_one_meaning_is_one_identity_however_it_is_ordered(a: Written, order: Any) -> None:
     flags = [f"{name}={value}" for name, value in a.meaning.options.items()]
     shuffled = list(flags)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -1164,13 +1165,59 @@ def test_a_latch_holds_no_password() -> None:
 # --- latch: what an attachment is right for -----------------------------------------------------------------------
 
 
-def test_a_patch_holds_for_its_engine_in_another_image() -> None:
-    assert attach(tier(), engine()).holds(engine(image="vllm/vllm-openai:v0.32.0"))
+HOLDS: dict[str, tuple[Manifest, list[str], Manifest]] = {
+    "its engine": ({}, [], {}),
+    "its engine in another image": ({}, [], {"image": "vllm/vllm-openai:v0.32.0"}),
+    "its engine in the oldest version that speaks to agents": ({}, [], {"image": "vllm/vllm-openai:v0.22.0"}),
+    "its engine in a version that is not known": ({}, [], {"image": "vllm/vllm-openai:latest"}),
+    "its engine with a flag that changes no KV": ({}, ["-tp=2", "--enforce-eager"], {}),
+    "its engine with a variable": ({}, [], {"env": [{"name": "LMCACHE_LOG_LEVEL", "value": "DEBUG"}]}),
+    "its engine in process": (IN_PROCESS, [], {"image": "vllm/vllm-openai:v0.24.0"}),
+    "its engine in process, with a variable": (
+        {**IN_PROCESS, "remote": redis(secretRef=SECRET)},
+        [],
+        {"env": [{"name": "LMCACHE_LOG_LEVEL", "value": "DEBUG"}]},
+    ),
+}
+
+DOES_NOT_HOLD: dict[str, tuple[Manifest, list[str], Manifest]] = {
+    "a version without its connector": ({}, [], {"image": "vllm/vllm-openai:v0.21.0"}),
+    "a version without any connector": (IN_PROCESS, [], {"image": "vllm/vllm-openai:v0.10.2"}),
+    "another identity": ({}, ["--quantization=fp8"], {}),
+    "another identity in process": (IN_PROCESS, ["--quantization=fp8"], {}),
+    "another model": ({}, ["--model=Qwen/Qwen3-8B"], {}),
+    "a vouched identity": ({}, [], {"kvCache": vouched()}),
+    "adapters": ({}, ["--enable-lora"], {}),
+    "a variable that could publish its URL": (
+        {**IN_PROCESS, "remote": redis(secretRef=SECRET, tls=True)},
+        [],
+        {"env": [{"name": "LMCACHE_LOG_LEVEL", "value": "DEBUG"}]},
+    ),
+    "another variable that could publish its URL": (
+        {**IN_PROCESS, "remote": redis(secretRef=SECRET, tls=True)},
+        [],
+        {"env": [{"name": "LMCACHE_TRACK_USAGE", "valueFrom": {"x": {}}}]},
+    ),
+}
 
 
-def test_a_patch_does_not_hold_for_a_version_without_its_connector() -> None:
-    assert not attach(tier(), engine()).holds(engine(image=OLD))
+@pytest.mark.parametrize("case", HOLDS)
+def test_a_latch_holds_for(case: str) -> None:
+    lmcache, args, fields = HOLDS[case]
+    assert EnginePatch.from_json(attach(tier(lmcache), engine()).to_json()).holds(engine(*args, **fields))
 
 
-def test_a_patch_does_not_hold_for_another_identity() -> None:
-    assert not attach(tier(), engine()).holds(engine("--quantization=fp8"))
+@pytest.mark.parametrize("case", DOES_NOT_HOLD)
+def test_a_latch_does_not_hold_for(case: str) -> None:
+    lmcache, args, fields = DOES_NOT_HOLD[case]
+    assert not EnginePatch.from_json(attach(tier(lmcache), engine()).to_json()).holds(engine(*args, **fields))
+
+
+@pytest.mark.parametrize(
+    ("latched", "in_spec", "gpus"), [(4, None, 4), (None, None, 8), (4, 2, 2), (None, 2, 2)], ids=str
+)
+def test_the_gpus_that_a_tier_was_first_composed_with_win_over_the_pools_of_now(
+    latched: int | None, in_spec: int | None, gpus: int
+) -> None:
+    which = tier({"mode": "InProcess"}, placement={"gpusPerNode": in_spec} if in_spec else {})
+    assert plan(replace(which, gpus_per_node=latched), Site(8)).memory["gpusPerNode"] == gpus
