@@ -136,15 +136,17 @@ class Refusal:
 class EnginePatch:
     """What an attachment adds to an engine's pod; pure data, kept as JSON on the engine's Object.
 
-    `tier` and `connector` say to what and how; `identity` and `since` for which engine: the hash of its cache identity,
-    and the lowest version that has the connector. `guards` are variables that must not be the user's. `env`, `mounts`
-    and `args` go into the engine's container, the rest into the pod. `affinity` holds nodeSelectorTerms.
+    `tier` and `connector` say to what and how. `identity`, `since` and `library_since` say for which engine: the hash of
+    its cache identity, and the lowest versions of it and of its LMCache, or the like, that the rest is written for.
+    `guards` are variables that must not be the user's. `env`, `mounts` and `args` go into the engine's container, the
+    rest into the pod. `affinity` holds nodeSelectorTerms.
     """
 
     tier: str
     connector: str
     identity: str = ""
     since: Sequence[int] = ()
+    library_since: Sequence[int] = ()
     guards: Sequence[str] = ()
     env: Sequence[kube.Manifest] = ()
     args: Sequence[str] = ()
@@ -172,6 +174,7 @@ class EnginePatch:
         return (
             self.identity == engine.identity.digest
             and (engine.version is None or engine.version >= tuple(self.since))
+            and (engine.lmcache is None or engine.lmcache >= tuple(self.library_since))
             and engine.env_names.isdisjoint(self.guards)
         )
 

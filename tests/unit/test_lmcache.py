@@ -1221,3 +1221,19 @@ def test_the_gpus_that_a_tier_was_first_composed_with_win_over_the_pools_of_now(
 ) -> None:
     which = tier({"mode": "InProcess"}, placement={"gpusPerNode": in_spec} if in_spec else {})
     assert plan(replace(which, gpus_per_node=latched), Site(8)).memory["gpusPerNode"] == gpus
+
+
+@pytest.mark.parametrize(
+    ("mode", "image", "version"),
+    [
+        ("Multiprocess", "lmcache/vllm-openai:v0.4.5", "0.33.0"),
+        ("InProcess", "lmcache/vllm-openai:v0.3.11", "0.33.0"),
+        ("InProcess", OLD, None),
+    ],
+)
+def test_a_patch_does_not_hold_for_an_lmcache_that_it_was_not_written_for(
+    mode: str, image: str, version: str | None
+) -> None:
+    which = tier({"mode": mode, "remote": redis(secretRef=SECRET)}, placement={"gpusPerNode": 8})
+    patch = attach(which, engine(image=LMCACHE_NEW, version="0.33.0"))
+    assert not patch.holds(engine(image=image, **({"version": version} if version else {})))

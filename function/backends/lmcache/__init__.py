@@ -68,15 +68,15 @@ class LMCache:
         mode = tier.spec.lmcache.mode
         reason = _why_in_process(engine)
         if mode is Mode.IN_PROCESS:
-            return patches.in_process(tier, site, engine, whole_tier=True)
+            return patches.in_process(tier, site, engine, engine.support, whole_tier=True)
         if reason is None or (mode is Mode.MULTIPROCESS and reason.reason == _DRA):
-            patch = patches.multiprocess(tier, engine)
+            patch = patches.multiprocess(tier, engine, engine.support)
             return patch.with_notice(Notice("MultiprocessForced", reason.reason, reason.message)) if reason else patch
         if mode is Mode.MULTIPROCESS:
             return Refusal(
                 reason.reason, f"{reason.message}; the tier's mode is Multiprocess, Auto would attach in process"
             )
-        patch = patches.in_process(tier, site, engine, whole_tier=False)
+        patch = patches.in_process(tier, site, engine, engine.support, whole_tier=False)
         return patch.with_notice(_unused(tier, engine, reason, patch))
 
 

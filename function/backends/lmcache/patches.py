@@ -20,7 +20,7 @@ class Placed(TypedDict):
 _CONFIG_MOUNT: kube.Manifest = {"name": "kv-offload", "mountPath": connector.CONFIG_DIR, "readOnly": True}
 
 
-def multiprocess(tier: Tier, engine: Engine) -> EnginePatch:
+def multiprocess(tier: Tier, engine: Engine, support: versions.VLLM) -> EnginePatch:
     """Attach an engine to its node's agent."""
     shared = tier.spec.lmcache.ipc == "Shared"
     config = connector.multiprocess_config(tier)
@@ -28,7 +28,8 @@ def multiprocess(tier: Tier, engine: Engine) -> EnginePatch:
         tier=tier.ref,
         connector=connector.MULTIPROCESS,
         identity=engine.identity.digest,
-        since=versions.first_multiprocess().since,
+        since=support.since,
+        library_since=versions.LMCACHE_MULTIPROCESS,
         env=[{"name": "LMCACHE_TRACK_USAGE", "value": "false"}],
         args=["--kv-transfer-config", kube.compact(config)],
         mounts=[_CONFIG_MOUNT, *([volumes.SHM_MOUNT] if shared else [])],
@@ -41,10 +42,10 @@ def multiprocess(tier: Tier, engine: Engine) -> EnginePatch:
     )
 
 
-def in_process(tier: Tier, site: Site, engine: Engine, *, whole_tier: bool) -> EnginePatch:
+def in_process(tier: Tier, site: Site, engine: Engine, support: versions.VLLM, *, whole_tier: bool) -> EnginePatch:
     """Attach an engine that holds KV in its own process; `whole_tier` adds its share of the node's disk."""
     spec = tier.spec.lmcache
-    oldest = engine.lmcache or (engine.support.oldest_lmcache if engine.support else (0, 0, 0))
+    oldest = engine.lmcache or support.oldest_lmcache
     settings = connector.yaml(tier, site)
     env, notices = redis.remote_env(tier, engine, oldest)
     disks, mounts = [_config_volume(tier)], [_CONFIG_MOUNT]
@@ -58,7 +59,8 @@ def in_process(tier: Tier, site: Site, engine: Engine, *, whole_tier: bool) -> E
         tier=tier.ref,
         connector=connector.IN_PROCESS,
         identity=engine.identity.digest,
-        since=versions.VLLM_TABLE[0].since,
+        since=support.since,
+        library_since=min(oldest, versions.LMCACHE_RESP),
         guards=redis.LEAKS if any(e["name"] == "LMCACHE_LOG_LEVEL" for e in env) else (),
         env=[
             {"name": "LMCACHE_CONFIG_FILE", "value": f"{connector.CONFIG_DIR}/{connector.YAML_KEY}"},
