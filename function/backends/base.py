@@ -136,7 +136,7 @@ class Refusal:
 class EnginePatch:
     """What an attachment adds to an engine's pod; pure data, kept as JSON on the engine's Object.
 
-    `tier` and `connector` say to what and how. `identity`, `since` and `library_since` say for which engine: the hash of
+    `tier` and `connector` say to what and how. `identity`, `since` and `library_since` tell which engine: the hash of
     its cache identity, and the lowest versions of it and of its LMCache, or the like, that the rest is written for.
     `guards` are variables that must not be the user's. `env`, `mounts` and `args` go into the engine's container, the
     rest into the pod. `affinity` holds nodeSelectorTerms.
