@@ -40,6 +40,7 @@ HUB_IDS = {
     "meta-llama/Llama-3.3-70B-Instruct": True,
     "/mnt/models": False,
     "/models/qwen": False,
+    "/models": False,
     "./qwen": False,
     "../models": False,
     "~/qwen": False,

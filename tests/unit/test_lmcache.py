@@ -129,6 +129,22 @@ def test_a_secret_is_read_only_where_it_has_to_be_copied(secret_ref: Manifest | 
     assert of(which.spec).credentials(which) == read
 
 
+def test_a_tier_is_made_of_these_kinds() -> None:
+    which = tier({"remote": redis(secretRef=SECRET)})
+    kinds = {
+        p.name: (p.manifest["apiVersion"], p.manifest["kind"])
+        for p in plan(which, secret=credential(password="p")).parts
+    }
+    assert kinds == {
+        "connector": ("v1", "ConfigMap"),
+        "credentials": ("v1", "Secret"),
+        "service-account": ("v1", "ServiceAccount"),
+        "service": ("v1", "Service"),
+        "network-policy": ("networking.k8s.io/v1", "NetworkPolicy"),
+        "agents": ("apps/v1", "DaemonSet"),
+    }
+
+
 def test_everything_of_a_tier_has_its_name_and_namespace_and_labels() -> None:
     which = tier({"remote": redis(secretRef=SECRET)}, targetNamespace="kv")
     for planned in plan(which, secret=credential(password="p")).parts:
@@ -855,6 +871,18 @@ REMOTES: dict[str, tuple[Manifest, str, Manifest, str]] = {
     "credentials, new enough LMCache": ({"remote": redis(secretRef=SECRET)}, MIDDLE, RESP, ""),
     "credentials, in process": ({**IN_PROCESS, "remote": redis(secretRef=SECRET)}, NEW, RESP, ""),
     "credentials, in process, old": ({**IN_PROCESS, "remote": redis(secretRef=SECRET)}, OLD, URL, ""),
+    "credentials, the newest LMCache that reads no resp": (
+        {"remote": redis(secretRef=SECRET)},
+        "lmcache/vllm-openai:v0.4.4",
+        URL,
+        "",
+    ),
+    "credentials, the oldest LMCache that reads resp": (
+        {"remote": redis(secretRef=SECRET)},
+        "lmcache/vllm-openai:v0.4.5",
+        RESP,
+        "",
+    ),
     "credentials, another port": (
         {"remote": redis(secretRef=SECRET, port=7000)},
         MIDDLE,
@@ -882,6 +910,12 @@ REMOTES: dict[str, tuple[Manifest, str, Manifest, str]] = {
     "TLS, new": ({**IN_PROCESS, "remote": redis(secretRef=SECRET, tls=True)}, NEW, URL, ""),
     "TLS on the cluster": ({**IN_PROCESS, "remote": redis(secretRef=ON_CLUSTER, tls=True)}, NEW, {}, WITHOUT_URL),
     "Cluster, old": ({**IN_PROCESS, "remote": redis(secretRef=SECRET, mode="Cluster")}, OLD, {}, LOGS_CLUSTER),
+    "Cluster, the newest LMCache that does not speak it": (
+        {**IN_PROCESS, "remote": redis(secretRef=SECRET, mode="Cluster")},
+        "lmcache/vllm-openai:v0.3.8",
+        {},
+        "its LMCache may be 0.3.8, which logs the password of a redis-cluster URL it cannot read",
+    ),
     "Cluster, old LMCache that speaks it": (
         {**IN_PROCESS, "remote": redis(secretRef=SECRET, mode="Cluster")},
         LMCACHE_OLD,
@@ -902,7 +936,7 @@ REDIS_ENV = {"LMCACHE_REMOTE_URL", "LMCACHE_RESP_USERNAME", "LMCACHE_RESP_PASSWO
 @pytest.mark.parametrize("case", REMOTES)
 def test_an_engine_in_process_is_given_redis_in_the_form_that_it_reads_or_told_why_not(case: str) -> None:
     lmcache, image, given_, why = REMOTES[case]
-    version = {"version": "0.11.0"} if image == LMCACHE_OLD else {}
+    version = {"version": "0.11.0"} if image.startswith("lmcache/") else {}
     patch = attach(tier(lmcache), engine(image=image, **version))
     assert patch.connector == V1
     assert {name: value for name, value in env(patch).items() if name in REDIS_ENV} == given_
