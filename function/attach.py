@@ -31,6 +31,9 @@ def apply(template: kube.Manifest, patch: EnginePatch, container: str) -> tuple[
         *pod.get("tolerations", ()),
         *(t for t in patch.tolerations if t not in pod.get("tolerations", ())),
     ]
+    pod["resourceClaims"] = _add(pod.get("resourceClaims", ()), patch.claims, "name")
+    if patch.host_network:
+        pod = {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet", **pod}
     if patch.affinity and "affinity" not in pod:
         pod["affinity"] = placement.affinity(patch.affinity)
     return {"metadata": kube.prune(metadata), "spec": kube.prune(pod)}, overridden
@@ -44,9 +47,21 @@ def _container(container: kube.Manifest, patch: EnginePatch, overridden: list[st
     args = list(container.get("args", ()))
     if list(patch.args) and args[-len(patch.args) :] != list(patch.args):
         args += patch.args
+    resources = dict(container.get("resources", {}))
+    # An extended resource has one number, which is both; claims are the pod's, by name.
+    resources["requests"] = {**patch.resources, **resources.get("requests", {})}
+    resources["limits"] = {**patch.resources, **resources.get("limits", {})}
+    resources["claims"] = _add(resources.get("claims", ()), [{"name": c["name"]} for c in patch.claims], "name")
+    security = dict(container.get("securityContext", {}))
+    if patch.capabilities:
+        capabilities = security.get("capabilities", {})
+        added = [*capabilities.get("add", ()), *(c for c in patch.capabilities if c not in capabilities.get("add", ()))]
+        security["capabilities"] = {**capabilities, "add": added}
     return kube.prune(
         {
             **container,
+            "resources": kube.prune(resources),
+            "securityContext": security,
             "args": args,
             # Ours come first, so that the user's may refer to them by $(NAME).
             "env": [*ours, *env],

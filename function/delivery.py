@@ -17,16 +17,24 @@ API_VERSION = "kubernetes.m.crossplane.io/v1alpha1"
 KIND = "Object"
 CONFIG_KIND = "ClusterProviderConfig"
 
+# What a cluster may not have, and what to do then.
+_UNKNOWN_KINDS = {
+    "ResourceClaimTemplate": "it needs Kubernetes 1.34 or newer; before, set spec.rdma.extendedResource instead of dra",
+    "PodMonitor": "it needs prometheus-operator's CRDs; without them remove spec.monitoring",
+    "PrometheusRule": "it needs prometheus-operator's CRDs; without them remove spec.monitoring",
+}
+
 
 @dataclass(frozen=True)
 class Delivered:
     """What is known of one part on the cluster.
 
-    `observed`: its Object exists. `synced`: the last apply went through. `current`: the cluster holds what we want.
-    `ready`: all of these, and the provider says Ready. `remote`: the manifest as last seen on the cluster.
+    `kind` is its manifest's. `observed`: its Object exists. `synced`: the last apply went through. `current`: the
+    cluster holds what we want. `ready`: all of these, and the provider says Ready. `remote`: the manifest as last seen.
     """
 
     name: str
+    kind: str = ""
     observed: bool = False
     synced: bool = False
     current: bool = False
@@ -158,8 +166,9 @@ class Delivery:
         return self._report(part, key, observed, _wanted_hash(observed))
 
     def _report(self, part: str, key: str, observed: structpb.Struct | None, digest: str) -> Delivered:
+        kind = kube.text(self._rsp.desired.resources[key].resource, "spec", "forProvider", "manifest", "kind")
         if observed is None:
-            found = Delivered(part)
+            found = Delivered(part, kind)
         else:
             status, reason, message = kube.condition(observed, "Synced")
             remote = kube.sub(observed, "status", "atProvider", "manifest")
@@ -168,8 +177,10 @@ class Delivery:
             synced = status == "True"
             ready = synced and current and kube.condition(observed, "Ready")[0] == "True"
             failed = f"{kube.text(observed, 'metadata', 'name')}: {message or reason}" if status == "False" else ""
+            if f'no matches for kind "{kind}"' in message and kind in _UNKNOWN_KINDS:
+                failed += f"; {_UNKNOWN_KINDS[kind]}"
             found = Delivered(
-                part, observed=True, synced=synced, current=current, ready=ready, message=failed, remote=remote
+                part, kind, observed=True, synced=synced, current=current, ready=ready, message=failed, remote=remote
             )
         if found.ready:
             self._rsp.desired.resources[key].ready = fnv1.READY_TRUE

@@ -7,14 +7,14 @@ from typing import Any
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
-from function import api, attach, backends, kube, resolve, status, tier
+from function import api, attach, backends, kube, resolve, status, tier, workloads
 from function.api.deployment import DeploymentSpec, TierRef
 from function.backends.base import EnginePatch, Invalid, Part, Refusal, Site, Tier
 from function.cluster import MODELPLANE
 from function.cluster import View as ClusterView
 from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
 from function.delivery import Delivered, Delivery
-from function.engines import Engine, vllm
+from function.engines import Engine, pod
 from function.engines.args import CommandLine, names
 from function.tier import CREDENTIALS_RESOLVED
 
@@ -40,15 +40,6 @@ VOCABULARY: Mapping[str, Condition] = {
 ENGINE = "engine"
 SERVICE = "service"
 DEFAULT_NAMESPACE = "default"
-
-# As `kubectl rollout status`: an old replica that still serves does not make a new one that fails ready.
-DEPLOYMENT_READY = (
-    "has(object.status) && has(object.status.observedGeneration)"
-    " && object.status.observedGeneration >= object.metadata.generation"
-    " && (has(object.status.replicas) ? object.status.replicas : 0) == object.spec.replicas"
-    " && (has(object.status.updatedReplicas) ? object.status.updatedReplicas : 0) == object.spec.replicas"
-    " && (has(object.status.availableReplicas) ? object.status.availableReplicas : 0) == object.spec.replicas"
-)
 
 
 def compose(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse) -> None:
@@ -125,7 +116,7 @@ class Composer:
         cluster = ClusterView.require(self.req, self.rsp, name)
         verdict, reason, message = cluster.verdict(self.delivery.provider_config)
         self.conditions.set(CLUSTER_REACHABLE, verdict, reason, message, warn=cluster.resolved and verdict == FALSE)
-        engine, line = vllm.read(spec.engine, namespace=self.namespace, name=self.name)
+        engine, line = pod.read(spec.engine, namespace=self.namespace, name=self.name)
         attachment = self.attach(spec, found, cluster, engine, line)
         self.patch = attachment.patch
         self.warn_of_notices()
@@ -188,7 +179,7 @@ class Composer:
         if isinstance(found, Unavailable) and found.waiting:
             # Crossplane will call again; nothing may be fatal or change until then.
             return self.wait(found)
-        if own := line.flags(*vllm.OWN_WIRING):
+        if own := line.flags(*engine.kind.own_wiring):
             # Respected: the engine starts with it, and without the tier.
             message = f"engine.args set {names(own)}, which stays as it is; remove it to have the tier attached"
             self.conditions.set(TIER_ATTACHED, FALSE, "UserConfigured", message, warn=True)
@@ -312,10 +303,10 @@ class Composer:
         """Deliver the engine's Deployment and Service."""
         namespace = self.running_namespace(cluster.name) or self.namespace_there
         selector = {"app.kubernetes.io/instance": self.instance, "app.kubernetes.io/component": "engine"}
-        template = vllm.pod_template(spec.engine, line, selector | kube.MANAGED_BY)
+        template = pod.pod_template(spec.engine, line, selector | kube.MANAGED_BY)
         annotations = {}
         if self.patch:
-            template, overridden = attach.apply(template, self.patch, vllm.CONTAINER)
+            template, overridden = attach.apply(template, self.patch, pod.CONTAINER)
             latch = self.patch.to_json()
             annotations = {
                 kube.ANNOTATION_PATCH: latch,
@@ -330,17 +321,17 @@ class Composer:
             "spec": {
                 "replicas": spec.replicas,
                 "selector": {"matchLabels": selector},
-                "template": vllm.finish(template),
+                "template": pod.finish(template),
             },
         }
         service = {
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": metadata,
-            "spec": {"selector": selector, "ports": [vllm.service_port(line)]},
+            "spec": {"selector": selector, "ports": [pod.service_port(pod.KINDS[spec.engine.name], line)]},
         }
         self.parts = [
-            Part(ENGINE, deployment, ready=DEPLOYMENT_READY, annotations=annotations),
+            Part(ENGINE, deployment, ready=workloads.DEPLOYMENT_READY, annotations=annotations),
             Part(SERVICE, service),
         ]
         for part in self.parts:

@@ -26,19 +26,20 @@ class Malformed(Exception):
     """A request that breaks Crossplane's own contract; its text is safe to show."""
 
 
-def child_name(*parts: str) -> str:
+def child_name(*parts: str, longest: int = _LONGEST) -> str:
     """Name something after its owners.
 
     Args:
         *parts: The owners' names, outermost first. They may hold dots and be of any length.
+        longest: How many characters the name may have.
 
     Returns:
-        A DNS label of at most 52 characters that ends in a hash of all parts. Unlike the SDK's child_name, parts
+        A DNS label of at most `longest` characters that ends in a hash of all parts. Unlike the SDK's child_name, parts
         ("a-b", "c") and ("a", "b-c") give two names, since two tiers on one cluster must never meet.
     """
     suffix = digest("/".join(parts))[:_HASH]
     visible = "-".join(parts).replace(".", "-").lower()
-    return f"{visible[: _LONGEST - _HASH - 1].rstrip('-')}-{suffix}"
+    return f"{visible[: longest - _HASH - 1].rstrip('-')}-{suffix}"
 
 
 def digest(value: object) -> str:

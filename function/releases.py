@@ -15,11 +15,25 @@ class Release:
     name: str
     lmcache_image: str
     lmcache_version: str
+    mooncake_image: str
+    etcd_image: str
+    valkey_image: str
+    exporter_image: str
+    shell_image: str
 
 
 _RELEASES = (
     # 0.5.6 is the first LMCache whose isolated clients recover from an agent's restart (LMCache #5168).
-    Release(name="2026.11", lmcache_image="lmcache/standalone:v0.5.6", lmcache_version="0.5.6"),
+    Release(
+        name="2026.11",
+        lmcache_image="lmcache/standalone:v0.5.6",
+        lmcache_version="0.5.6",
+        mooncake_image="kvcacheai/mooncake-master:0.3.13.post1",
+        etcd_image="gcr.io/etcd-development/etcd:v3.6.6",
+        valkey_image="valkey/valkey:9.1.4",
+        exporter_image="oliver006/redis_exporter:v1.80.1",
+        shell_image="busybox:1.37.0",
+    ),
 )
 
 RELEASES: Mapping[str, Release] = {r.name: r for r in _RELEASES}

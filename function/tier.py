@@ -1,6 +1,9 @@
 """Composes a KVOffloadTier: resolve -> plan -> deliver -> report."""
 
+import base64
+import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
@@ -11,7 +14,7 @@ from function.api.tier import TierSpec
 from function.backends.base import (
     AGENTS,
     CONNECTOR,
-    CREDENTIALS,
+    DRAWN,
     Credential,
     CredentialError,
     Invalid,
@@ -19,6 +22,7 @@ from function.backends.base import (
     Site,
     Tier,
 )
+from function.cluster import MODELPLANE
 from function.cluster import View as ClusterView
 from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
 from function.delivery import Delivered, Delivery
@@ -30,6 +34,11 @@ CONTROL_PLANE_READY = "ControlPlaneReady"
 AGENTS_AVAILABLE = "AgentsAvailable"
 AGENTS_READY = "AgentsReady"
 ROLLED_OUT = "RolledOut"
+
+L3 = "l3"
+L3_BACKENDS = ("Mooncake", "Nixl")
+# The key of a drawn password's version, which stands for it in hashes.
+DRAWN_AT = "drawn"
 
 _WAITING = Condition(UNKNOWN, "Waiting", "Not known before the conditions above are True")
 VOCABULARY: Mapping[str, Condition] = {
@@ -68,6 +77,59 @@ def read(struct: structpb.Struct) -> Tier:
     return Tier(namespace, kube.text(struct, "metadata", "name"), spec, release, gpus)
 
 
+@dataclass(frozen=True)
+class Unavailable:
+    """Why a tier cannot be used now: the condition's reason and message. `waiting`: not yet known at all."""
+
+    reason: str
+    message: str
+    waiting: bool = False
+
+
+def l3(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse, tier: Tier) -> Tier | Unavailable | None:
+    """Require the tier that stands behind another one.
+
+    Args:
+        req: The request.
+        rsp: The response.
+        tier: The tier whose `spec.hicache.l3.tierRef` is followed.
+
+    Returns:
+        The tier behind it, why it cannot be used, or None where there is none. A tier that itself has one behind it is
+        refused, so that no chain ever closes to a cycle.
+    """
+    if tier.spec.l3_ref is None:
+        return None
+    wanted = resolve.Reference(MODELPLANE, "KVOffloadTier", tier.spec.l3_ref, tier.namespace)
+    found = resolve.require(req, rsp, L3, wanted)
+    if found.state is resolve.State.UNRESOLVED:
+        return Unavailable("Waiting", f"{wanted} is not read yet", waiting=True)
+    if found.resource is None:
+        return Unavailable("L3NotFound", f"{wanted} does not exist, which spec.hicache.l3.tierRef names")
+    try:
+        behind = read(found.resource)
+    except api.Invalid as e:
+        return Unavailable("L3Invalid", f"{wanted} cannot be used: {e}")
+    if behind.spec.backend not in L3_BACKENDS:
+        return Unavailable(
+            "L3NotSupported",
+            f"{wanted} is of backend {behind.spec.backend}; behind HiCache stands one of {', '.join(L3_BACKENDS)}",
+        )
+    if behind.spec.inference_cluster_ref != tier.spec.inference_cluster_ref:
+        return Unavailable(
+            "L3OnOtherCluster",
+            f"{wanted} is on InferenceCluster {behind.spec.inference_cluster_ref.name}, this tier on "
+            f"{tier.spec.inference_cluster_ref.name}",
+        )
+    if behind.spec.target_namespace != tier.spec.target_namespace:
+        return Unavailable(
+            "L3InOtherNamespace",
+            f"{wanted} is in namespace {behind.spec.target_namespace} of the cluster, this tier in "
+            f"{tier.spec.target_namespace}",
+        )
+    return behind
+
+
 def compose(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse) -> None:
     """Compose a KVOffloadTier; see Composer."""
     Composer(req, rsp).compose()
@@ -84,6 +146,7 @@ class Composer:
         self.delivery = Delivery(req, rsp, f"kvtier/{self.name}")
         self.conditions = Conditions(VOCABULARY)
         self.tier: Tier | None = None
+        self.behind: Unavailable | None = None
         # Empty where everything that runs stays as it is observed.
         self.plan: Plan | None = None
 
@@ -108,8 +171,8 @@ class Composer:
         """Resolve what is required, plan, and deliver; leaves plan empty where everything stays as it is."""
         cluster = self.resolve_cluster(tier)
         provider_config = self.delivery.provider_config or cluster.provider_config
-        site = Site(cluster.gpus_per_node)
-        credential = self.resolve_credential(tier)
+        site = Site(cluster.gpus_per_node, self.resolve_l3(tier))
+        credentials = self.resolve_credentials(tier)
         moved = self.delivery.cluster not in ("", tier.spec.inference_cluster_ref.name)
         if moved:
             self.conditions.set(
@@ -123,7 +186,7 @@ class Composer:
         if moved or not provider_config:
             return
         try:
-            plan = self.make_plan(tier, site, credential)
+            plan = self.make_plan(tier, site, credentials)
         except Invalid as e:
             if cluster.found.present:
                 self.conditions.set(ACCEPTED, FALSE, "InvalidSpec", str(e), warn=True)
@@ -158,17 +221,26 @@ class Composer:
         self.conditions.set(CLUSTER_REACHABLE, verdict, reason, message, warn=cluster.resolved and verdict == FALSE)
         return cluster
 
-    def resolve_credential(self, tier: Tier) -> Credential | None:
-        """Require the Secret, where there is one to read, and say what is known of it."""
-        name = backends.of(tier.spec).credentials(tier)
-        if name is None:
+    def resolve_credentials(self, tier: Tier) -> dict[str, Credential]:
+        """Require the Secrets that have to be read, and say what is known of them; the result is by part."""
+        wanted = backends.of(tier.spec).secrets(tier)
+        if not wanted:
             self.conditions.set(CREDENTIALS_RESOLVED, TRUE, "NotRequired", "No Secret has to be read")
-            return None
+            return {}
+        self.conditions.set(CREDENTIALS_RESOLVED, TRUE, "Resolved", "All that is needed is there")
+        found = {
+            part: self.resolve_credential(tier, part, name) if name else self.drawn(tier, part)
+            for part, name in wanted.items()
+        }
+        return {part: credential for part, credential in found.items() if credential}
+
+    def resolve_credential(self, tier: Tier, part: str, name: str) -> Credential | None:
+        """Require a Secret; where it cannot be read, the condition says so."""
         ref = resolve.Reference("v1", "Secret", name, tier.namespace)
-        found = resolve.require(self.req, self.rsp, "credentials", ref)
+        found = resolve.require(self.req, self.rsp, part, ref)
         if found.resource is None:
             absent = found.state is resolve.State.ABSENT
-            copy = self.delivery.observed(CREDENTIALS, tier.spec.inference_cluster_ref.name)
+            copy = self.delivery.observed(part, tier.spec.inference_cluster_ref.name)
             kept = "; the copy on the cluster stays" if copy is not None else ""
             message = f"{ref} {'does not exist' if absent else 'is not read yet'}{kept}"
             self.conditions.set(
@@ -179,21 +251,58 @@ class Composer:
                 warn=absent,
             )
             return None
-        self.conditions.set(CREDENTIALS_RESOLVED, TRUE, "Resolved", f"{ref} is read")
+        if self.conditions.is_true(CREDENTIALS_RESOLVED):
+            self.conditions.set(CREDENTIALS_RESOLVED, TRUE, "Resolved", f"{ref} is read")
         data = kube.sub(found.resource, "data")
         return Credential(
             {k: v.string_value for k, v in (data.fields.items() if data else ())},
             kube.text(found.resource, "metadata", "uid") + kube.text(found.resource, "metadata", "resourceVersion"),
         )
 
-    def make_plan(self, tier: Tier, site: Site, credential: Credential | None) -> Plan:
-        """Plan with the Secret, or, where it lacks something, as if it were not there."""
+    def drawn(self, tier: Tier, part: str) -> Credential | None:
+        """Read back what was drawn, or draw it: once, since engines and store must go on to agree."""
+        observed = self.delivery.observed(part, tier.spec.inference_cluster_ref.name)
+        data = kube.sub(observed, "spec", "forProvider", "manifest", "data")
+        if data is not None:
+            held = {k: v.string_value for k, v in data.fields.items()}
+            return Credential(held, held.get(DRAWN_AT, ""))
+        if _secret_drawn(self.xr):
+            fix = (
+                f"kubectl patch kvoffloadtier {tier.name} -n {tier.namespace} --subresource=status --type=merge "
+                '-p \'{"status":{"secretGenerated":false}}\''
+            )
+            self.conditions.set(
+                CREDENTIALS_RESOLVED,
+                FALSE,
+                "PasswordLost",
+                f"the Object with the drawn password is not observed. If somebody deleted it, draw another: {fix}",
+                warn=True,
+            )
+            return None
+        password, version = secrets.token_urlsafe(32), secrets.token_hex(8)
+        return Credential(
+            {"password": _base64(password), DRAWN_AT: _base64(version)},
+            _base64(version),
+        )
+
+    def resolve_l3(self, tier: Tier) -> Tier | None:
+        """Require the tier behind this one, where there is one, and say what is known of it."""
+        if tier.spec.l3_ref is None:
+            return None
+        found = l3(self.req, self.rsp, tier)
+        if isinstance(found, Tier):
+            return found
+        self.behind = found
+        return None
+
+    def make_plan(self, tier: Tier, site: Site, credentials: Mapping[str, Credential]) -> Plan:
+        """Plan with the Secrets, or, where one lacks something, as if none of them were there."""
         backend = backends.of(tier.spec)
         try:
-            return backend.plan(tier, site, credential)
+            return backend.plan(tier, site, credentials)
         except CredentialError as e:
             self.conditions.set(CREDENTIALS_RESOLVED, FALSE, e.reason, str(e), warn=True)
-            return backend.plan(tier, site, None)
+            return backend.plan(tier, site, {})
 
     def check_cluster(self, cluster: ClusterView) -> None:
         """Say when the cluster does not take what we send, or has not answered yet."""
@@ -209,18 +318,57 @@ class Composer:
         delivered = self.delivery.delivered
         agents = delivered.get(AGENTS)
         if self.plan or self.delivery.exists:
-            self.conditions.set(CONTROL_PLANE_READY, TRUE, "NotNeeded", "This backend needs no control plane")
-            if self.plan.agents if self.plan else agents:
+            self.report_control_plane()
+            if self.plan.part(AGENTS) if self.plan else agents:
                 self.report_agents(agents or Delivered(AGENTS))
             else:
                 for type_ in (AGENTS_AVAILABLE, AGENTS_READY):
-                    self.conditions.set(type_, TRUE, "NotNeeded", "Engines hold the cache in their own processes")
+                    self.conditions.set(type_, TRUE, "NotNeeded", "This backend needs no agents as it is set")
             self.report_rolled_out(agents)
+        self.mirror_l3()
         self.conditions.write(self.req, self.rsp)
         # Parts say themselves whether they are rolled out; with OnDelete, agents of an older revision are no fault.
         ready = self.plan is not None and all(self.conditions.is_true(t) for t in VOCABULARY if t != ROLLED_OUT)
         ready = ready and all(d.ready for d in delivered.values())
         status.write(self.req, self.rsp, self.status(agents), ready=ready)
+
+    def control_plane(self) -> list[Delivered]:
+        """Give the tier's Deployments and StatefulSets, as the cluster last showed them."""
+        return [d for d in self.delivery.delivered.values() if d.kind in ("Deployment", "StatefulSet")]
+
+    def report_control_plane(self) -> None:
+        """Say how many members of the control plane are ready."""
+        members = self.control_plane()
+        if not members:
+            self.conditions.set(CONTROL_PLANE_READY, TRUE, "NotNeeded", "This backend needs no control plane")
+            return
+        counts = ", ".join(f"{d.name} {'{}/{}'.format(*_members(d))}" for d in members)
+        if all(d.ready for d in members):
+            self.conditions.set(CONTROL_PLANE_READY, TRUE, "Ready", counts)
+        elif any(kube.sub(d.remote, "status") is None for d in members):
+            self.conditions.set(CONTROL_PLANE_READY, FALSE, "Creating", f"Not all have reported yet: {counts}")
+        else:
+            self.conditions.set(CONTROL_PLANE_READY, FALSE, "NotReady", counts)
+
+    def mirror_l3(self) -> None:
+        """Let this tier be no better than the one behind it."""
+        if self.tier is None or self.tier.spec.l3_ref is None:
+            return
+        if self.behind:
+            unknown = self.behind.waiting
+            self.conditions.set(
+                CONTROL_PLANE_READY,
+                UNKNOWN if unknown else FALSE,
+                self.behind.reason,
+                self.behind.message,
+                warn=not unknown,
+            )
+            return
+        there = self.req.required_resources[L3].items[0].resource
+        for type_ in (CONTROL_PLANE_READY, AGENTS_AVAILABLE, AGENTS_READY):
+            found, reason, message = kube.condition(there, type_)
+            name = f"{self.tier.namespace}/{self.tier.spec.l3_ref}"
+            self.conditions.set(type_, found or UNKNOWN, reason or "Waiting", f"KVOffloadTier {name}: {message}")
 
     def report_agents(self, agents: Delivered) -> None:
         """Say how many agents there are, from the DaemonSet as the cluster last showed it."""
@@ -264,20 +412,25 @@ class Composer:
             wanted, ready = _counts(agents)
             found["agents"] = f"{ready}/{wanted}"
         if plan is None or tier is None:
-            names = ("revision", "release", "agents", "controlPlane", "connector", "memory")
+            names = ("revision", "release", "agents", "controlPlane", "connector", "memory", "secretGenerated")
             return {**status.carried(self.req, names), **found}
-        connector = next(p for p in plan.parts if p.name == CONNECTOR)
+        connector = plan.part(CONNECTOR)
+        members = [_members(d) for d in self.control_plane()]
+        drawn = any(plan.part(part) for part, name in backends.of(tier.spec).secrets(tier).items() if name == DRAWN)
         return {
             "revision": self.delivery.revision,
             "release": tier.release.name,
-            "agents": None if plan.agents else "n/a",
+            "agents": None if plan.part(AGENTS) else "n/a",
             **found,
-            "controlPlane": "n/a",
+            "controlPlane": f"{sum(r for r, _ in members)}/{sum(w for _, w in members)}" if members else "n/a",
             "connector": {
                 "namespace": tier.spec.target_namespace,
                 "configMap": connector.manifest["metadata"]["name"],
                 "hash": kube.digest(connector.manifest["data"])[:12],
-            },
+            }
+            if connector
+            else None,
+            "secretGenerated": drawn or _secret_drawn(self.xr) or None,
             "memory": dict(plan.memory),
             "pendingDisruption": self.pending_disruption(tier, agents),
         }
@@ -297,6 +450,21 @@ class Composer:
             else "when their pods are deleted"
         )
         return f"{left} agents restart {how}, each with an empty cache"
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _secret_drawn(composite: structpb.Struct) -> bool:
+    value = kube.at(composite, "status", "secretGenerated")
+    return value is not None and value.bool_value
+
+
+def _members(workload: Delivered) -> tuple[int, int]:
+    """How many pods of a workload of the control plane are ready, and how many there should be."""
+    remote = workload.remote
+    return kube.integer(remote, "status", "readyReplicas"), kube.integer(remote, "spec", "replicas")
 
 
 def _counts(agents: Delivered) -> tuple[int, int]:

@@ -56,6 +56,7 @@ def _amount(value: object) -> str:
 Int = Annotated[int, BeforeValidator(_number)]
 Bool = Annotated[bool, Strict()]
 Disk = Annotated[str, AfterValidator(_disk)]
+Memory = Disk
 Amount = Annotated[str, BeforeValidator(_amount)]
 Name = Annotated[str, Field(min_length=1, max_length=253)]
 

@@ -60,7 +60,7 @@ class Resources(Model):
 class Engine(Model):
     """The engine's container."""
 
-    name: Literal["vLLM"]
+    name: Literal["vLLM", "SGLang"]
     image: str = Field(min_length=1, max_length=512)
     version: str | None = Field(None, pattern=r"^v?[0-9]+\.[0-9]+(\.[0-9]+)?$")
     command: tuple[str, ...] = ()

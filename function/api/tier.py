@@ -7,7 +7,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from function import kube, releases
-from function.api import Bool, Disk, Int, Model, Name, Ref
+from function.api import Bool, Disk, Int, Memory, Model, Name, Ref
+
+NAMESPACE = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+ENDPOINT = r"^https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?:[0-9]{1,5}$"
+IMAGE = r"^[^ ]+(:[^ :/]+|@sha256:[0-9a-f]{64})$"
+HA = 3
 
 
 class Mode(StrEnum):
@@ -28,15 +33,41 @@ class SecretRef(Model):
     on_cluster: Bool = False
 
 
-class Redis(Model):
-    """A Redis or Valkey that is there already."""
+class Volume(Model):
+    """A volume of each member, by a claim that outlives its pod."""
 
-    host: str = Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")
+    size: Disk = "8Gi"
+    storage_class_name: Name | None = None
+
+
+class Provision(Model):
+    """A Valkey that the tier runs itself. `memory` is its pod's, of which keys get their share."""
+
+    memory: Memory
+    persistence: Volume | None = None
+
+
+class Redis(Model):
+    """A Redis or Valkey: one that is there already, by its host, or one that the tier provisions."""
+
+    host: str | None = Field(None, min_length=1, max_length=253, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")
+    provision: Provision | None = None
     port: Int = Field(6379, ge=1, le=65535)
     tls: Bool = False
     mode: Literal["Standalone", "Cluster"] = "Standalone"
     secret_ref: SecretRef | None = None
     max_capacity_gib: Int | None = Field(None, alias="maxCapacityGiB", ge=1, le=1048576)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.host is None) == (self.provision is None):
+            raise ValueError("set exactly one of host and provision")
+        given = self.model_fields_set & {"port", "tls", "mode", "secret_ref", "max_capacity_gib"}
+        if self.provision and given and self != Redis(provision=self.provision):
+            raise ValueError(
+                "port, tls, mode, secretRef and maxCapacityGiB go with host; a provisioned Valkey has its own"
+            )
+        return self
 
 
 class Remote(Model):
@@ -49,6 +80,12 @@ class HostPath(Model):
     """A folder that each node has."""
 
     path: str = Field(pattern=r"^/[^:]+$", max_length=1024)
+
+
+def _exactly_one(**given: object) -> None:
+    """Refuse a union of which not exactly one member is set; `given` are its members by their names in the API."""
+    if sum(value is not None for value in given.values()) != 1:
+        raise ValueError(f"set exactly one of {' and '.join(given)}")
 
 
 class DiskTier(Model):
@@ -102,6 +139,214 @@ class LMCache(Model):
         return self
 
 
+class Master(Model):
+    """Mooncake's master: one, or three of which one leads."""
+
+    replicas: Literal[1, 3] = 1
+
+
+class EtcdProvision(Model):
+    """An etcd that the tier runs itself. `ephemeral` members have no volume, and lose what they hold with their pod."""
+
+    replicas: Literal[1, 3] = 3
+    volume: Volume | None = None
+    ephemeral: Bool = False
+
+    @model_validator(mode="after")
+    def _has_a_volume_or_none(self) -> Self:
+        if self.ephemeral and self.volume:
+            raise ValueError("ephemeral members have no volume; set one of them")
+        return self
+
+
+class Etcd(Model):
+    """The etcd behind several masters: one that the tier provisions, or one that is there already."""
+
+    provision: EtcdProvision | None = None
+    endpoints: tuple[Annotated[str, Field(pattern=ENDPOINT, max_length=262)], ...] | None = Field(
+        None, min_length=1, max_length=9
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        _exactly_one(provision=self.provision, endpoints=self.endpoints)
+        return self
+
+
+class Mooncake(Model):
+    """Mooncake's block. `segmentGiBPerNode` is the GiB of host memory that each node gives to the pool."""
+
+    segment_gib_per_node: Int = Field(alias="segmentGiBPerNode", ge=1, le=65536)
+    protocol: Literal["RDMA", "TCP"] = "RDMA"
+    huge_pages: Literal["2Mi", "1Gi"] | None = None
+    master: Master = Master()
+    etcd: Etcd | None = None
+    metadata: Literal["P2P", "HTTP"] = "P2P"
+    disk: DiskTier | None = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if (self.master.replicas == HA) != (self.etcd is not None):
+            raise ValueError("master.replicas 3 needs etcd, and etcd goes with master.replicas 3 only")
+        if self.metadata == "HTTP" and self.etcd is not None:
+            raise ValueError("metadata HTTP is held by a single master; with master.replicas 3 use P2P")
+        return self
+
+
+class FileStore(Model):
+    """KV in files: a folder of each node, of which `sizePerNode` may be filled."""
+
+    host_path: HostPath
+    size_per_node: Disk
+
+
+class ObjectSecretRef(Model):
+    """The credentials of a bucket, in the tier's namespace, or in its targetNamespace with `onCluster`."""
+
+    name: Name
+    access_key_id_key: Name = "access-key-id"
+    secret_access_key_key: Name = "secret-access-key"  # noqa: S105 (a key, no password)
+    on_cluster: Bool = False
+
+
+class ObjectStore(Model):
+    """KV in a bucket of S3 or the like."""
+
+    bucket: str = Field(min_length=3, max_length=63, pattern=r"^[a-z0-9][a-z0-9.-]*[a-z0-9]$")
+    endpoint: str | None = Field(None, max_length=262, pattern=ENDPOINT)
+    region: str | None = Field(None, min_length=1, max_length=64, pattern=r"^[a-z0-9-]+$")
+    secret_ref: ObjectSecretRef | None = None
+
+
+class NixlStorage(Model):
+    """Offload to files or objects through NIXL. `cpuTierGiBPerNode` is the host memory in front of them, per node."""
+
+    cpu_tier_gib_per_node: Int = Field(alias="cpuTierGiBPerNode", ge=1, le=65536)
+    fs: FileStore | None = None
+    obj: ObjectStore | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        _exactly_one(fs=self.fs, obj=self.obj)
+        return self
+
+
+class NixlP2P(Model):
+    """KV moved from prefill engines to decode engines; each data-parallel rank listens on a port of its own."""
+
+    side_channel_port: Int = Field(5600, ge=1024, le=65000)
+
+
+class Nixl(Model):
+    """Nixl's block: storage, or peer to peer."""
+
+    storage: NixlStorage | None = None
+    p2p: NixlP2P | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        _exactly_one(storage=self.storage, p2p=self.p2p)
+        return self
+
+
+class FileL3(Model):
+    """A folder that engines share: a claim that many pods may mount, which fills up to `size` per rank."""
+
+    claim_name: Name
+    size_per_rank: Disk
+
+
+class L3(Model):
+    """What stands behind HiCache's host memory: a backend of this same tier, a claim, or another tier."""
+
+    backend: Literal["Mooncake", "Nixl", "File"] | None = None
+    tier_ref: Ref | None = None
+    file: FileL3 | None = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        _exactly_one(backend=self.backend, tierRef=self.tier_ref)
+        if (self.backend == "File") != (self.file is not None):
+            raise ValueError("file is required when backend is File, and wrong otherwise")
+        return self
+
+
+class HiCache(Model):
+    """HiCache's block. `hostMemoryGiBPerNode` is what all ranks of a node may hold, `ratio` times their GPU cache."""
+
+    host_memory_gib_per_node: Int | None = Field(None, alias="hostMemoryGiBPerNode", ge=1, le=65536)
+    ratio: float | None = Field(None, gt=1, le=100)
+    write_policy: Literal["WriteThrough", "WriteThroughSelective", "WriteBack"] = "WriteThrough"
+    l3: L3 | None = None
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        _exactly_one(hostMemoryGiBPerNode=self.host_memory_gib_per_node, ratio=self.ratio)
+        return self
+
+
+class Selector(Model):
+    """What a device must be, as a CEL expression."""
+
+    cel: str = Field(min_length=1, max_length=10240)
+
+
+class DRA(Model):
+    """NICs by DRA claim."""
+
+    device_class_name: Name
+    selectors: tuple[Selector, ...] = Field((), max_length=8)
+
+
+class ExtendedResource(Model):
+    """NICs by a device plugin's resource."""
+
+    name: str = Field(
+        max_length=316, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+    )
+
+
+class Count(Model):
+    """How many NICs each pod asks for."""
+
+    count: Int = Field(ge=0, le=64)
+
+
+class HostNetwork(Model):
+    """The node's own network for agents and engines; agents listen from `firstPort` on."""
+
+    first_port: Int = Field(ge=1024, le=65000)
+
+
+class RDMA(Model):
+    """How agents and engines reach the NICs. A claimed NIC is its pod's alone, so both are counted apart."""
+
+    dra: DRA | None = None
+    extended_resource: ExtendedResource | None = None
+    agents: Count
+    engines: Count
+    net_devices: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_:.-]+$", max_length=64)], ...] = Field(
+        (), max_length=64
+    )
+    gid_index: Int | None = Field(None, ge=0, le=255)
+    host_network: HostNetwork | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        _exactly_one(dra=self.dra, extendedResource=self.extended_resource)
+        return self
+
+
+class Monitoring(Model):
+    """What Prometheus and Grafana get. `labels` are those that they select by."""
+
+    pod_monitors: Bool = True
+    alerts: Bool = True
+    dashboard: Bool = True
+    labels: dict[str, str] = Field(default_factory=dict)
+    prometheus_namespace: str = Field("monitoring", pattern=NAMESPACE, max_length=63)
+
+
 class GPUAccess(Model):
     """How an agent sees its node's GPUs without claiming them."""
 
@@ -146,7 +391,12 @@ class Placement(Model):
 class Images(Model):
     """Images that replace the release's."""
 
-    lmcache: str | None = Field(None, max_length=512, pattern=r"^[^ ]+(:[^ :/]+|@sha256:[0-9a-f]{64})$")
+    lmcache: str | None = Field(None, max_length=512, pattern=IMAGE)
+    mooncake: str | None = Field(None, max_length=512, pattern=IMAGE)
+    etcd: str | None = Field(None, max_length=512, pattern=IMAGE)
+    valkey: str | None = Field(None, max_length=512, pattern=IMAGE)
+    exporter: str | None = Field(None, max_length=512, pattern=IMAGE)
+    shell: str | None = Field(None, max_length=512, pattern=IMAGE)
 
 
 def _number_or_percent(value: object) -> int | str:
@@ -177,25 +427,63 @@ class AllowedNamespaces(Model):
     from_: Literal["All", "Same"] = Field("All", alias="from")
 
 
+BACKENDS = ("LMCache", "Mooncake", "Nixl", "HiCache")
+BLOCKS = tuple(name.lower() for name in BACKENDS)
+
+
 class TierSpec(Model):
     """The whole spec of a KVOffloadTier."""
 
     inference_cluster_ref: Ref
-    backend: Literal["LMCache"]
-    target_namespace: str = Field("default", pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)
+    backend: Literal["LMCache", "Mooncake", "Nixl", "HiCache"]
+    target_namespace: str = Field("default", pattern=NAMESPACE, max_length=63)
     allowed_namespaces: AllowedNamespaces = AllowedNamespaces()
     release: str | None = None
-    lmcache: LMCache
+    lmcache: LMCache | None = None
+    mooncake: Mooncake | None = None
+    nixl: Nixl | None = None
+    hicache: HiCache | None = None
+    rdma: RDMA | None = None
     placement: Placement = Placement()
     images: Images = Images()
     update_strategy: UpdateStrategy = UpdateStrategy()
+    monitoring: Monitoring | None = None
+
+    @property
+    def l3_ref(self) -> str | None:
+        """The tier that stands behind this one; None for none."""
+        l3 = self.hicache.l3 if self.hicache else None
+        return l3.tier_ref.name if l3 and l3.tier_ref else None
 
     @model_validator(mode="before")
     @classmethod
-    def _block_of_backend(cls, spec: Any) -> Any:
-        if isinstance(spec, dict) and spec.get("backend") == "LMCache" and "lmcache" not in spec:
-            raise ValueError("spec.lmcache is required when spec.backend is LMCache")
+    def _blocks_of_backend(cls, spec: Any) -> Any:
+        if not isinstance(spec, dict) or spec.get("backend") not in BACKENDS:
+            return spec
+        hicache = spec.get("hicache")
+        l3 = hicache.get("l3") if isinstance(hicache, dict) else None
+        behind = l3.get("backend") if isinstance(l3, dict) else None
+        fields = {"spec.backend": spec.get("backend"), "spec.hicache.l3.backend": behind}
+        for block in BLOCKS:
+            takes = [f"{f} is {v}" for f, v in fields.items() if isinstance(v, str) and v.lower() == block]
+            if takes and block not in spec:
+                raise ValueError(f"spec.{block} is required when {takes[0]}")
+            if not takes and block in spec:
+                raise ValueError(f"spec.{block} does not go with spec.backend {spec.get('backend')}; remove it")
         return spec
+
+    @model_validator(mode="after")
+    def _has_nics(self) -> Self:
+        if (
+            self.mooncake
+            and self.mooncake.protocol == "RDMA"
+            and not (self.rdma and self.rdma.agents.count and self.rdma.engines.count)
+        ):
+            raise ValueError(
+                "mooncake.protocol RDMA needs rdma, with agents.count and engines.count of at least 1: a NIC on one "
+                "side only fails at transfer; set both, or protocol TCP"
+            )
+        return self
 
     @field_validator("release")
     @classmethod

@@ -6,11 +6,14 @@ A backend returns data and never sees a response: Parts for what a tier runs, a 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from function import kube, releases
 from function.api.tier import TierSpec
-from function.engines import Engine
+from function.engines import Engine, versions
+
+# A StatefulSet's pods carry its name and a hash in one label, of 63 characters at most; "-master" has to fit in too.
+_LONGEST_INSTANCE = 45
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,16 @@ class Tier:
 
     @property
     def instance(self) -> str:
-        """The one name that everything of this tier has on the inference cluster."""
-        return kube.child_name("kvtier", self.namespace, self.name)
+        """The name that everything of this tier has on the inference cluster, or begins with."""
+        return kube.child_name("kvtier", self.namespace, self.name, longest=_LONGEST_INSTANCE)
+
+    def named(self, component: str = "") -> str:
+        """Name what a component has of its own, where a tier has several of a kind."""
+        return f"{self.instance}-{component}" if component else self.instance
+
+    def host(self, component: str = "") -> str:
+        """The DNS name of a component's Service, as the cluster's pods resolve it."""
+        return f"{self.named(component)}.{self.spec.target_namespace}.svc"
 
     @property
     def labels(self) -> dict[str, str]:
@@ -40,10 +51,10 @@ class Tier:
         """The labels that tell one component's pods of this tier."""
         return {"app.kubernetes.io/instance": self.instance, "app.kubernetes.io/component": component}
 
-    def metadata(self, component: str | None = None) -> kube.Manifest:
-        """The metadata of a manifest of this tier: all have one name, and their kinds tell them apart."""
+    def metadata(self, component: str | None = None, name: str = "") -> kube.Manifest:
+        """The metadata of a manifest of this tier, labelled with its component, and named `name` or as the tier is."""
         labels = self.labels | (self.selector(component) if component else {})
-        return {"name": self.instance, "namespace": self.spec.target_namespace, "labels": labels}
+        return {"name": self.named(name), "namespace": self.spec.target_namespace, "labels": labels}
 
     @property
     def ref(self) -> str:
@@ -53,9 +64,13 @@ class Tier:
 
 @dataclass(frozen=True)
 class Site:
-    """What a backend has to know of the inference cluster. `gpus_per_node` is the largest pool's; None if unknown."""
+    """What a backend has to know of the inference cluster, and of the tier behind this one.
+
+    `gpus_per_node` is the largest pool's, None if unknown. `l3` is the tier that `spec.hicache.l3.tierRef` names.
+    """
 
     gpus_per_node: int | None = None
+    l3: Tier | None = None
 
 
 @dataclass(frozen=True)
@@ -84,22 +99,39 @@ class Credential:
     version: str
 
 
+# In place of a Secret's name: credentials that are drawn once, and kept in the part's own Secret.
+DRAWN = ""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a tier runs. `held` names parts that cannot be computed now, and stay as they are observed.
 
-    `memory` is a node's budget in GiB, for people to read. `agents` tells whether there is a DaemonSet named AGENTS.
+    A part named AGENTS is the DaemonSet of its agents, one named CONNECTOR the ConfigMap that engines mount.
+    Deployments and StatefulSets are its control plane. `memory` is a node's budget in GiB, for people to read.
     """
 
     parts: Sequence[Part]
     held: Sequence[str] = ()
     memory: Mapping[str, int] = field(default_factory=dict)
-    agents: bool = True
+
+    def part(self, name: str) -> Part | None:
+        """Find a part by its name; None where this plan has none."""
+        return next((p for p in self.parts if p.name == name), None)
 
 
 AGENTS = "agents"
 CONNECTOR = "connector"
 CREDENTIALS = "credentials"
+
+
+Block = TypeVar("Block")
+
+
+def given(block: Block | None) -> Block:
+    """Give the block of a tier's spec that its backend requires."""
+    assert block is not None
+    return block
 
 
 class Invalid(Exception):
@@ -138,8 +170,9 @@ class EnginePatch:
 
     `tier` and `connector` say to what and how. `identity`, `since` and `library_since` tell which engine: the hash of
     its cache identity, and the lowest versions of it and of its LMCache, or the like, that the rest is written for.
-    `guards` are variables that must not be the user's. `env`, `mounts` and `args` go into the engine's container, the
-    rest into the pod. `affinity` holds nodeSelectorTerms.
+    `guards` are variables that must not be the user's. `env`, `mounts`, `args`, `resources` (extended ones, by name)
+    and `capabilities` go into the engine's container, the rest into the pod. `claims` are a pod's resourceClaims, which
+    the container then uses. `affinity` holds nodeSelectorTerms.
     """
 
     tier: str
@@ -150,6 +183,10 @@ class EnginePatch:
     guards: Sequence[str] = ()
     env: Sequence[kube.Manifest] = ()
     args: Sequence[str] = ()
+    resources: Mapping[str, str] = field(default_factory=dict)
+    claims: Sequence[kube.Manifest] = ()
+    capabilities: Sequence[str] = ()
+    host_network: bool = False
     mounts: Sequence[kube.Manifest] = ()
     volumes: Sequence[kube.Manifest] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -161,7 +198,8 @@ class EnginePatch:
 
     def to_json(self) -> str:
         """Write the patch as the latch holds it."""
-        return kube.compact(kube.prune({**vars(self), "notices": [vars(n) for n in self.notices]}))
+        own = {**vars(self), "host_network": self.host_network or None, "notices": [vars(n) for n in self.notices]}
+        return kube.compact(kube.prune(own))
 
     @classmethod
     def from_json(cls, text: str) -> "EnginePatch":
@@ -183,15 +221,52 @@ class EnginePatch:
         return replace(self, notices=(*self.notices, notice))
 
 
+def unsupported(engine: Engine, kinds: Sequence[str], otherwise: str) -> Refusal | None:
+    """Say why an engine cannot be attached whatever else it is: of another kind, or of no version that we know.
+
+    Args:
+        engine: The engine.
+        kinds: The kinds of engine that the tier attaches.
+        otherwise: What to do with an engine of another kind.
+    """
+    name = engine.kind.name
+    if name not in kinds:
+        return Refusal("EngineNotSupported", f"this tier attaches {' and '.join(kinds)}, not {name}; {otherwise}")
+    if engine.version is None:
+        return Refusal(
+            "EngineVersionUnknown",
+            f"the version of image {engine.image!r} cannot be told from its tag; set engine.version, as in "
+            f"{engine.kind.example}",
+        )
+    if engine.support is None:
+        return Refusal(
+            "EngineVersionUnsupported",
+            f"{name} {versions.show(engine.version)} is older than {versions.show(engine.kind.oldest)}, the oldest "
+            "this tier attaches",
+        )
+    return None
+
+
+def too_old(engine: Engine, since: versions.Version, what: str) -> Refusal | None:
+    """Say that an engine is too old for what a tier is attached by; None for one that is not."""
+    if engine.version and engine.version < since:
+        shown = f"{engine.kind.name} {versions.show(engine.version)}"
+        return Refusal("EngineTooOld", f"{shown} has no {what} (from {versions.show(since)} on)")
+    return None
+
+
 class Backend(Protocol):
     """What every backend does."""
 
-    def credentials(self, tier: Tier) -> str | None:
-        """Name the Secret of the tier's namespace that has to be read; None if there is none to read."""
+    def secrets(self, tier: Tier) -> Mapping[str, str]:
+        """Name the Secrets of the tier's namespace that have to be read, by the part that each is copied to.
+
+        DRAWN in place of a name asks for a password that no person has chosen.
+        """
         ...
 
-    def plan(self, tier: Tier, site: Site, credential: Credential | None) -> Plan:
-        """Plan what the tier runs on a site.
+    def plan(self, tier: Tier, site: Site, credentials: Mapping[str, Credential]) -> Plan:
+        """Plan what the tier runs on a site, with those of its Secrets that could be read, by part.
 
         Raises:
             Invalid: the spec cannot be composed there.

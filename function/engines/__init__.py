@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from function.engines.identity import Identity
-from function.engines.versions import VLLM, Version
+from function.engines.kind import Kind
+from function.engines.versions import VLLM, SGLang, Version
 
 
 @dataclass(frozen=True)
@@ -14,10 +15,10 @@ class Engine:
     unknown or too old. `lmcache` is the LMCache in the image, None where unknown.
     """
 
-    name: str
+    kind: Kind
     image: str
     version: Version | None
-    support: VLLM | None
+    support: VLLM | SGLang | None
     identity: Identity
     ranks: int
     dra: bool

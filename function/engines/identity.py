@@ -10,28 +10,7 @@ from itertools import pairwise
 
 from function import kube
 from function.engines.args import REFERENCE, CommandLine
-
-# Options that change no KV: what every other option does is not ours to guess, so it makes another identity.
-# --max-model-len is none of them: models with LongRoPE rotate keys by it (vLLM phi3_long_rope_scaled_rope.py).
-HARMLESS = frozenset(
-    {
-        *("--model", "--served-model-name", "--trust-remote-code", "--download-dir", "--tokenizer-mode", "--seed"),
-        *("--host", "--port", "--root-path", "--api-key", "--uvicorn-log-level", "--enable-server-load-tracking"),
-        *("--ssl-keyfile", "--ssl-certfile", "--ssl-ca-certs", "--allowed-origins", "--allowed-methods"),
-        *("--allowed-headers", "--allow-credentials", "--disable-log-requests", "--disable-log-stats"),
-        *("--enable-log-requests", "--disable-uvicorn-access-log", "--max-log-len", "--otlp-traces-endpoint"),
-        *("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp"),
-        *("--distributed-executor-backend", "--gpu-memory-utilization", "--max-num-seqs"),
-        *("--max-num-batched-tokens", "--enforce-eager", "--swap-space", "--async-scheduling", "--scheduling-policy"),
-        *("--enable-prefix-caching", "--no-enable-prefix-caching", "--enable-chunked-prefill"),
-        *("--no-enable-chunked-prefill", "--chat-template", "--chat-template-content-format", "--response-role"),
-        *("--enable-auto-tool-choice", "--tool-call-parser", "--reasoning-parser", "--generation-config"),
-        *("--override-generation-config", "--max-logprobs", "--limit-mm-per-prompt"),
-    }
-)
-LORA_OPTIONS = ("--enable-lora", "--lora-modules")
-# Variables that change what a model id means.
-SOURCE_ENV = ("VLLM_USE_MODELSCOPE", "VLLM_MODEL_REDIRECT_PATH", "HF_ENDPOINT", "HF_HUB_OFFLINE")
+from function.engines.kind import Kind
 
 _SEEDS = 2**32  # PYTHONHASHSEED is a decimal number below this, or Python does not start
 
@@ -67,11 +46,18 @@ def is_hub_id(model: str) -> bool:
 
 
 def derive(
-    line: CommandLine, env: Mapping[str, str | None], *, image: str, owner: Sequence[str], vouched: str | None
+    kind: Kind,
+    line: CommandLine,
+    env: Mapping[str, str | None],
+    *,
+    image: str,
+    owner: Sequence[str],
+    vouched: str | None,
 ) -> Identity:
     """Derive an engine's identity.
 
     Args:
+        kind: Which engine it is: no two kinds share KV.
         line: The engine's command line.
         env: Its environment; None for a value that is not in the spec.
         image: Its image: part of the identity of a model that is read from a path.
@@ -81,14 +67,14 @@ def derive(
     Returns:
         The identity; equal inputs give equal identities, in any order of flags.
     """
-    lora = bool(line.flags(*LORA_OPTIONS))
+    lora = bool(line.flags(*kind.lora))
     if vouched:
         return Identity(kube.compact({"identity": vouched}), plain=False, vouched=True, lora=lora)
-    model = line.value("--model") or line.positional or ""
-    written = [(flag.name, flag.value) for flag in line.all if flag.name not in HARMLESS]
+    model = line.value(*kind.model) or line.positional or ""
+    written = [(flag.name, flag.value) for flag in line.all if flag.name not in kind.harmless]
     # The last value of an option is the one that counts, and order matters only where two names may mean one option.
     options = dict(written)
-    source = {name: env[name] for name in SOURCE_ENV if name in env}
+    source = {name: env[name] for name in kind.source_env if name in env}
     facts: dict[str, object] = {"model": model, "options": options, "source": source}
     if _ambiguous(options):
         facts["ordered"] = written

@@ -47,6 +47,39 @@ VLLM_TABLE: tuple[VLLM, ...] = (
     ),
 )
 
+# vLLM's other connectors, each from the version whose wheel first has what is meant; docs/facts.md names the files.
+# 0.21.0 has MooncakeStoreConnector too, but neither mode standalone-store nor an error for a block that failed to load.
+VLLM_MOONCAKE: Version = (0, 22, 0)
+VLLM_CACHE_PREFIX: Version = (0, 24, 0)  # MooncakeStoreConnector keys begin with a prefix that we give
+VLLM_TIER_FS: Version = (0, 22, 0)  # OffloadingConnector's TieringOffloadingSpec with a folder
+VLLM_TIER_OBJ: Version = (0, 26, 0)  # with a bucket, whose credentials come from the environment; before, from the args
+VLLM_LORA_HASHED: Version = (0, 31, 0)  # an adapter's name and path are in its blocks' hashes; before, its name at most
+VLLM_LEASE: Version = (0, 22, 0)  # NixlConnector's kv_lease_duration, instead of an environment variable
+
+
+@dataclass(frozen=True)
+class SGLang:
+    """What holds from one SGLang version on, up to the next row."""
+
+    since: Version
+    lora_keyed: bool  # pages of an adapter have other keys in L3 than its base model's
+    source: str
+
+
+SGLANG_TABLE: tuple[SGLang, ...] = (
+    SGLang(
+        since=(0, 5, 5),
+        lora_keyed=False,
+        source="wheel 0.5.5: hicache-storage-backend mooncake, nixl and file; extra_backend_tag in mooncake's keys; L3 "
+        "page hashes ignore extra_key",
+    ),
+    SGLang(
+        since=(0, 5, 20),
+        lora_keyed=True,
+        source="wheel 0.5.20: mem_cache/utils.py seeds page hashes by extra_key",
+    ),
+)
+
 # LMCache lines that decide how its remote is given; read in the wheels of 0.3.7, 0.3.9.post2, 0.3.11, 0.4.5 and 0.5.6.
 LMCACHE_RESP: Version = (0, 4, 5)  # resp:// with credentials from env; before it, redis:// with the password in the URL
 LMCACHE_CLUSTER: Version = (0, 3, 9)  # redis-cluster://; before it, the whole URL goes into a warning
@@ -64,13 +97,14 @@ def parse(text: str) -> Version | None:
     return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else None
 
 
-def of_engine(version: str | None, image: str) -> Version | None:
-    """Tell a vLLM engine's version.
+def of_engine(version: str | None, image: str, word: str) -> Version | None:
+    """Tell an engine's version.
 
     Args:
         version: What the user says; it wins.
-        image: The image; its tag counts only where the repository is a vLLM one, as lmcache/vllm-openai's tags are
-            LMCache's versions.
+        image: The image; its tag counts only where the repository is one of the engine, as lmcache/vllm-openai's tags
+            are LMCache's versions.
+        word: What the engine's repositories have in their name: vllm or sglang.
 
     Returns:
         The version, its lowest patch where none is named; None where it cannot be known.
@@ -81,16 +115,22 @@ def of_engine(version: str | None, image: str) -> Version | None:
     if "/" in tag or not repository:
         return None
     parts = repository.split("/")
-    if "vllm" not in parts[-1] or "lmcache" in parts:
+    if word not in parts[-1] or "lmcache" in parts:
         return None
     found = parse(tag)
-    # No vLLM has another major: vendors' images count their own versions.
+    # Neither engine has another major: vendors' images count their own versions.
     return found if found and found[0] == 0 else None
 
 
 def vllm(version: Version) -> VLLM | None:
     """Find the row that holds for a vLLM version; None for one older than the table."""
     rows = [row for row in VLLM_TABLE if row.since <= version]
+    return rows[-1] if rows else None
+
+
+def sglang(version: Version) -> SGLang | None:
+    """Find the row that holds for an SGLang version; None for one older than the table."""
+    rows = [row for row in SGLANG_TABLE if row.since <= version]
     return rows[-1] if rows else None
 
 

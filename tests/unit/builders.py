@@ -8,8 +8,8 @@ from function import api, releases
 from function.api.deployment import Engine as EngineSpec
 from function.api.tier import TierSpec
 from function.backends import of
-from function.backends.base import Credential, EnginePatch, Part, Plan, Refusal, Site, Tier
-from function.engines import Engine, identity, vllm
+from function.backends.base import CREDENTIALS, Credential, EnginePatch, Part, Plan, Refusal, Site, Tier
+from function.engines import Engine, identity, pod, vllm
 from function.engines.args import CommandLine
 from function.kube import Manifest
 
@@ -52,7 +52,7 @@ def credential(**secret: str) -> Credential:
 def engine(*args: str, image: str = NEW, name: str = "chat", **fields: Any) -> Engine:
     """Read the engine of deployment ml/`name`: MODEL with these further args, and spec fields as they are written."""
     spec = {"name": "vLLM", "image": image, "args": [f"--model={MODEL}", *args], **fields}
-    return vllm.read(api.parse(EngineSpec, spec), namespace="ml", name=name)[0]
+    return pod.read(api.parse(EngineSpec, spec), namespace="ml", name=name)[0]
 
 
 def vouched(by: str = "qwen") -> Manifest:
@@ -69,12 +69,14 @@ def derive(
     vouched: str | None = None,
 ) -> identity.Identity:
     """Derive an identity from a command line and its environment; None for a value that is not in the spec."""
-    return identity.derive(CommandLine(command, args, env or {}), env or {}, image=image, owner=owner, vouched=vouched)
+    return identity.derive(
+        vllm.KIND, CommandLine(command, args, env or {}), env or {}, image=image, owner=owner, vouched=vouched
+    )
 
 
 def plan(of_tier: Tier, site: Site = EIGHT_GPUS, secret: Credential | None = None) -> Plan:
     """Plan what a tier runs."""
-    return of(of_tier.spec).plan(of_tier, site, secret)
+    return of(of_tier.spec).plan(of_tier, site, {CREDENTIALS: secret} if secret else {})
 
 
 def part(planned: Plan, name: str) -> Part:

@@ -207,6 +207,7 @@ def test_an_example_is_composed_the_same_with_and_without_the_xrds_defaults(
 
 def test_a_whole_number_may_come_as_a_float() -> None:
     tier = api.parse(TierSpec, changed(TIER, lmcache__cpuTierGiBPerNode=64.0, placement={"gpusPerNode": 8.0}))
+    assert tier.lmcache
     assert (tier.lmcache.cpu_tier_gib_per_node, tier.placement.gpus_per_node) == (64, 8)
     assert isinstance(tier.lmcache.cpu_tier_gib_per_node, int)
     strategy = api.parse(TierSpec, changed(TIER, updateStrategy={"maxUnavailable": 2.0})).update_strategy
@@ -238,6 +239,8 @@ QUANTITY = "not a positive quantity; write it as 500Gi or 1Ti"
 def redis(**fields: Any) -> Manifest:
     return {"redis": {"host": "kv.cache.svc", **fields}}
 
+
+BACKENDS = "should be 'LMCache', 'Mooncake', 'Nixl' or 'HiCache'"
 
 WRONG_TIERS: dict[str, tuple[Manifest, str]] = {
     "no cache": (
@@ -301,7 +304,10 @@ WRONG_TIERS: dict[str, tuple[Manifest, str]] = {
         "diskTier.storageClassName",
     ),
     "a remote that is nothing": ({"lmcache__remote": {}}, "spec.lmcache.remote.redis is required"),
-    "no host": ({"lmcache__remote": {"redis": {"port": 6379}}}, "spec.lmcache.remote.redis.host is required"),
+    "no host": (
+        {"lmcache__remote": {"redis": {"port": 6379}}},
+        "spec.lmcache.remote.redis: set exactly one of host and provision",
+    ),
     "an empty host": (
         {"lmcache__remote": redis(host="")},
         "spec.lmcache.remote.redis.host (is ''): String should have at least 1 character",
@@ -350,7 +356,11 @@ WRONG_TIERS: dict[str, tuple[Manifest, str]] = {
         {"lmcache__chunkSize": 8},
         "spec.lmcache.chunkSize (is 8): should be a multiple of 16",
     ),
-    "an unknown backend": ({"backend": "Mooncake"}, "spec.backend (is 'Mooncake'): should be 'LMCache'"),
+    "an unknown backend": ({"backend": "AIBrix"}, f"spec.backend (is 'AIBrix'): {BACKENDS}"),
+    "another backend's block": (
+        {"backend": "Mooncake", "mooncake": {"segmentGiBPerNode": 64, "protocol": "TCP"}},
+        "spec: spec.lmcache does not go with spec.backend Mooncake; remove it",
+    ),
     "no backend": ({"backend": GONE}, "spec.backend is required"),
     "a backend without its block": (
         {"lmcache": GONE},
@@ -411,7 +421,7 @@ WRONG_TIERS: dict[str, tuple[Manifest, str]] = {
     ),
     "several fields": (
         {"backend": "Foo", "lmcache__chunkSize": 1, "inferenceClusterRef": GONE},
-        "spec.inferenceClusterRef is required; spec.backend (is 'Foo'): should be 'LMCache'; "
+        f"spec.inferenceClusterRef is required; spec.backend (is 'Foo'): {BACKENDS}; "
         "spec.lmcache.chunkSize (is 1): should be a multiple of 16",
     ),
 }
@@ -419,7 +429,10 @@ WRONG_TIERS: dict[str, tuple[Manifest, str]] = {
 VERSION = "must be a version, such as 0.33.0"
 
 WRONG_DEPLOYMENTS: dict[str, tuple[Manifest, str]] = {
-    "an unknown engine": ({"engine__name": "TensorRT"}, "spec.engine.name (is 'TensorRT'): should be 'vLLM'"),
+    "an unknown engine": (
+        {"engine__name": "TensorRT"},
+        "spec.engine.name (is 'TensorRT'): should be 'vLLM' or 'SGLang'",
+    ),
     "no engine": ({"engine": GONE}, "spec.engine is required"),
     "no image": ({"engine__image": GONE}, "spec.engine.image is required"),
     "a version that is a word": ({"engine__version": "latest"}, f"spec.engine.version (is 'latest'): {VERSION}"),
@@ -516,6 +529,7 @@ def test_a_wrong_spec_is_as_wrong_with_the_xrds_defaults(case: str) -> None:
 @pytest.mark.parametrize("fields", [{"tls": True}, {"mode": "Cluster"}], ids=str)
 def test_in_process_redis_may_speak_tls_or_be_a_cluster(mode: str, fields: Manifest) -> None:
     tier = api.parse(TierSpec, changed(TIER, lmcache__mode=mode, lmcache__remote=redis(**fields)))
+    assert tier.lmcache
     assert tier.lmcache.redis
     assert (tier.lmcache.redis.tls, tier.lmcache.redis.mode) == (
         fields.get("tls", False),
@@ -565,7 +579,7 @@ def test_a_value_of_up_to_64_characters_is_shown(length: int, shown: bool) -> No
     with pytest.raises(api.Invalid) as caught:
         api.parse(TierSpec, changed(TIER, backend="x" * length))
     assert ("x" * length in str(caught.value)) == shown
-    assert str(caught.value).endswith(": should be 'LMCache'")
+    assert str(caught.value).endswith(BACKENDS)
 
 
 # --- what goes into a pod -----------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from function.engines import vllm
+from function.engines import pod, vllm
 from function.engines.args import CommandLine, Flag, names
 
 KV = "--kv-transfer-config"
@@ -289,7 +289,7 @@ def test_ranks_are_the_processes_of_one_pod(case: str) -> None:
     ],
 )
 def test_the_port_is_the_flags_or_vllms_own(words: list[str], port: int) -> None:
-    assert vllm.port(CommandLine((), words)) == port
+    assert pod.port(vllm.KIND, CommandLine((), words)) == port
 
 
 def test_flags_are_shown_once_and_in_order() -> None:
@@ -306,7 +306,7 @@ def test_no_command_line_is_too_odd_to_read(command: list[str], args: list[str])
     line = CommandLine(command, args)
     assert len(line.words) == len(command) + len(args)
     assert vllm.ranks(line) == 1
-    assert vllm.port(line) == 8000
+    assert pod.port(vllm.KIND, line) == 8000
 
 
 @given(before=WORDS, after=WORDS)

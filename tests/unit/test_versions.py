@@ -89,7 +89,7 @@ IMAGES: dict[str, Version | None] = {
 
 @pytest.mark.parametrize("image", IMAGES)
 def test_only_a_vllm_images_tag_says_vllms_version(image: str) -> None:
-    assert versions.of_engine(None, image) == IMAGES[image]
+    assert versions.of_engine(None, image, "vllm") == IMAGES[image]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_only_a_vllm_images_tag_says_vllms_version(image: str) -> None:
     ],
 )
 def test_what_the_user_says_wins_over_the_tag(said: str, image: str, version: Version | None) -> None:
-    assert versions.of_engine(said, image) == version
+    assert versions.of_engine(said, image, "vllm") == version
 
 
 LMCACHE_IMAGES: dict[str, Version | None] = {

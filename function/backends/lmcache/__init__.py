@@ -3,9 +3,22 @@
 The rules and their sources are in docs/lmcache.md. Every option whose default has moved between versions is explicit.
 """
 
+from collections.abc import Mapping
+
 from function import sizing
 from function.api.tier import Mode
-from function.backends.base import CREDENTIALS, Credential, EnginePatch, Notice, Plan, Refusal, Site, Tier
+from function.backends.base import (
+    CREDENTIALS,
+    Credential,
+    EnginePatch,
+    Notice,
+    Plan,
+    Refusal,
+    Site,
+    Tier,
+    given,
+    unsupported,
+)
 from function.backends.lmcache import agents, connector, patches, redis
 from function.engines import Engine, versions
 
@@ -15,25 +28,24 @@ _DRA = "GPUsByDRA"
 class LMCache:
     """The LMCache strategy; see base.Backend."""
 
-    def credentials(self, tier: Tier) -> str | None:
+    def secrets(self, tier: Tier) -> Mapping[str, str]:
         """Name the Redis Secret, unless it is on the inference cluster already."""
-        ref = tier.spec.lmcache.secret_ref
-        return ref.name if ref and not ref.on_cluster else None
+        ref = given(tier.spec.lmcache).secret_ref
+        return {CREDENTIALS: ref.name} if ref and not ref.on_cluster else {}
 
-    def plan(self, tier: Tier, site: Site, credential: Credential | None) -> Plan:
+    def plan(self, tier: Tier, site: Site, credentials: Mapping[str, Credential]) -> Plan:
         """Plan the connector's ConfigMap and the Redis Secret, and, but in process, the agents with what they need."""
-        spec = tier.spec.lmcache
+        spec = given(tier.spec.lmcache)
         parts = [connector.config_map(tier, site)]
         held: list[str] = []
-        if self.credentials(tier):
-            if credential is None:
-                held.append(CREDENTIALS)
-            else:
-                parts.append(redis.secret(tier, credential))
+        if CREDENTIALS in credentials:
+            parts.append(redis.secret(tier, credentials[CREDENTIALS]))
+        elif self.secrets(tier):
+            held.append(CREDENTIALS)
         if spec.mode is Mode.IN_PROCESS:
             rank, gpus = connector.rank_gib(tier, site)
             memory = {"cacheGiB": spec.cpu_tier_gib_per_node, "gpusPerNode": gpus, "perRankGiB": rank}
-            return Plan(parts, held, memory, agents=False)
+            return Plan(parts, held, memory)
         parts += agents.parts(tier)
         budget = sizing.agent_memory(spec.cpu_tier_gib_per_node)
         memory = {
@@ -48,42 +60,35 @@ class LMCache:
 
     def attach(self, tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
         """Attach a vLLM engine by the agent where it can speak to one, else in process."""
-        if engine.version is None:
-            return Refusal(
-                "EngineVersionUnknown",
-                f"the version of image {engine.image!r} cannot be told from its tag; set engine.version, as in 0.33.0",
-            )
-        if engine.support is None:
-            oldest = versions.show(versions.VLLM_TABLE[0].since)
-            return Refusal(
-                "EngineVersionUnsupported",
-                f"vLLM {versions.show(engine.version)} is older than {oldest}, the oldest this tier attaches",
-            )
+        if refusal := unsupported(engine, ("vLLM",), "choose a tier of backend HiCache or Mooncake"):
+            return refusal
+        support = engine.support
+        assert isinstance(support, versions.VLLM)
         if engine.identity.lora:
             return Refusal(
                 "LoRANotIsolated",
                 "no LMCache version keys a LoRA adapter's KV apart from its base model's, so answers could be wrong; "
                 "remove --enable-lora, or the tierRef",
             )
-        mode = tier.spec.lmcache.mode
-        reason = _why_in_process(engine)
+        mode = given(tier.spec.lmcache).mode
+        reason = _why_in_process(engine, support)
         if mode is Mode.IN_PROCESS:
-            return patches.in_process(tier, site, engine, engine.support, whole_tier=True)
+            return patches.in_process(tier, site, engine, support, whole_tier=True)
         if reason is None or (mode is Mode.MULTIPROCESS and reason.reason == _DRA):
-            patch = patches.multiprocess(tier, engine, engine.support)
+            patch = patches.multiprocess(tier, engine, support)
             return patch.with_notice(Notice("MultiprocessForced", reason.reason, reason.message)) if reason else patch
         if mode is Mode.MULTIPROCESS:
             return Refusal(
                 reason.reason, f"{reason.message}; the tier's mode is Multiprocess, Auto would attach in process"
             )
-        patch = patches.in_process(tier, site, engine, engine.support, whole_tier=False)
+        patch = patches.in_process(tier, site, engine, support, whole_tier=False)
         return patch.with_notice(_unused(tier, engine, reason, patch))
 
 
-def _why_in_process(engine: Engine) -> Refusal | None:
+def _why_in_process(engine: Engine, support: versions.VLLM) -> Refusal | None:
     """Say why an engine cannot speak to an agent; None where it can. What cannot be overridden comes first."""
     version = versions.show(engine.version) if engine.version else ""
-    if engine.support is None or not engine.support.multiprocess:
+    if not support.multiprocess:
         first = versions.first_multiprocess()
         return Refusal(
             "EngineTooOld", f"vLLM {version} does not speak multiprocess LMCache (from {versions.show(first.since)} on)"
@@ -107,7 +112,7 @@ def _why_in_process(engine: Engine) -> Refusal | None:
 
 
 def _unused(tier: Tier, engine: Engine, reason: Refusal, patch: EnginePatch) -> Notice:
-    spec = tier.spec.lmcache
+    spec = given(tier.spec.lmcache)
     unused = [f"the {spec.cpu_tier_gib_per_node} GiB of the node's agent"]
     if spec.disk_tier:
         unused.append(f"its disk of {spec.disk_tier.size_per_node}")

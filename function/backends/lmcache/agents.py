@@ -1,7 +1,7 @@
 """The agents: `lmcache server` on every node with GPUs, and what stands around it."""
 
-from function import kube, placement, sizing
-from function.backends.base import AGENTS, CREDENTIALS, Part, Tier
+from function import kube, placement, sizing, workloads
+from function.backends.base import CREDENTIALS, Part, Tier, given
 from function.backends.lmcache import volumes
 from function.backends.lmcache.connector import HEARTBEAT_SECONDS, SERVER_PORT
 from function.backends.lmcache.redis import resp_env
@@ -13,37 +13,20 @@ _LMCACHE = "/opt/venv/bin/lmcache"
 _REAP_SECONDS = 6 * HEARTBEAT_SECONDS
 # An engine that is idle before its first request is no dead one; the default of an hour kills it (LMCache #4715).
 _GRACE_SECONDS = 86400
-# Longer than one heartbeat, so that clients notice a restart (LMCache #4642).
-_MIN_READY_SECONDS = 15
 # Pinned memory is taken at start; a server that is still taking it is not a dead one.
 _STARTUP_FAILURES = 60
 _EVICTION = {"eviction_policy": "LRU", "trigger_watermark": 0.8, "eviction_ratio": 0.2}
 
-DAEMONSET_READY = (
-    "has(object.status) && has(object.status.observedGeneration)"
-    " && object.status.observedGeneration >= object.metadata.generation"
-    " && object.status.numberReady == object.status.desiredNumberScheduled"
-)
-# A rolling update is over when every pod is of this revision; with OnDelete that is up to whoever deletes pods.
-DAEMONSET_ROLLED = (
-    " && (object.status.desiredNumberScheduled == 0 || (has(object.status.updatedNumberScheduled)"
-    " && object.status.updatedNumberScheduled == object.status.desiredNumberScheduled))"
-)
-
 
 def parts(tier: Tier) -> list[Part]:
     """Plan the agents' DaemonSet, and the ServiceAccount, Service and NetworkPolicy that stand around it."""
-    return [_service_account(tier), _service(tier), _network_policy(tier), _daemon_set(tier)]
-
-
-def _service_account(tier: Tier) -> Part:
-    manifest = {
-        "apiVersion": "v1",
-        "kind": "ServiceAccount",
-        "metadata": tier.metadata(),
-        "automountServiceAccountToken": False,
-    }
-    return Part("service-account", manifest)
+    return [
+        workloads.service_account(tier),
+        _service(tier),
+        workloads.network_policy(tier, "agent", [workloads.from_pods([workloads.engines(tier)], ["lmcache"])]),
+        # Longer than one heartbeat between agents, so that clients notice a restart (LMCache #4642).
+        workloads.daemon_set(tier, _agent_template(tier), after=CREDENTIALS, min_ready_seconds=15),
+    ]
 
 
 def _service(tier: Tier) -> Part:
@@ -56,46 +39,8 @@ def _service(tier: Tier) -> Part:
     return Part("service", {"apiVersion": "v1", "kind": "Service", "metadata": tier.metadata("agent"), "spec": spec})
 
 
-def _network_policy(tier: Tier) -> Part:
-    spec = {
-        "podSelector": {"matchLabels": tier.selector("agent")},
-        "policyTypes": ["Ingress"],
-        "ingress": [
-            {
-                "from": [{"podSelector": {"matchLabels": {kube.LABEL_TIER: tier.instance}}}],
-                "ports": [{"port": "lmcache", "protocol": "TCP"}],
-            }
-        ],
-    }
-    manifest = {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": tier.metadata("agent"),
-        "spec": spec,
-    }
-    return Part("network-policy", manifest)
-
-
-def _daemon_set(tier: Tier) -> Part:
-    update = tier.spec.update_strategy
-    rolling = update.type == "RollingUpdate"
-    spec = {
-        "selector": {"matchLabels": tier.selector("agent")},
-        "updateStrategy": kube.prune(
-            {
-                "type": update.type,
-                "rollingUpdate": {"maxUnavailable": update.max_unavailable} if rolling else None,
-            }
-        ),
-        "minReadySeconds": _MIN_READY_SECONDS,
-        "template": _agent_template(tier),
-    }
-    manifest = {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": tier.metadata("agent"), "spec": spec}
-    return Part(AGENTS, manifest, ready=DAEMONSET_READY + (DAEMONSET_ROLLED if rolling else ""), after=CREDENTIALS)
-
-
 def _agent_template(tier: Tier) -> kube.Manifest:
-    spec = tier.spec.lmcache
+    spec = given(tier.spec.lmcache)
     wanted = tier.spec.placement
     cdi = wanted.gpu_access.type == "CDI"
     budget = sizing.agent_memory(spec.cpu_tier_gib_per_node)
@@ -134,9 +79,7 @@ def _agent_template(tier: Tier) -> kube.Manifest:
     )
     pod = kube.prune(
         {
-            "serviceAccountName": tier.instance,
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
+            **workloads.pod_basics(tier),
             "runtimeClassName": None if cdi else wanted.gpu_access.runtime_class_name or None,
             "priorityClassName": wanted.priority_class_name,
             "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
@@ -153,7 +96,7 @@ def _agent_template(tier: Tier) -> kube.Manifest:
 
 
 def _agent_args(tier: Tier) -> list[str]:
-    spec = tier.spec.lmcache
+    spec = given(tier.spec.lmcache)
     size = sizing.amount("--l1-size-gb", spec.cpu_tier_gib_per_node * sizing.GIB)
     args = [
         "--host=0.0.0.0",
@@ -176,7 +119,7 @@ def _agent_args(tier: Tier) -> list[str]:
 
 def _adapters(tier: Tier) -> list[dict[str, object]]:
     """L2 in order of speed: the node's disk, then Redis."""
-    spec = tier.spec.lmcache
+    spec = given(tier.spec.lmcache)
     adapters: list[dict[str, object]] = []
     if spec.disk_tier:
         capacity = sizing.disk_capacity(sizing.quantity(spec.disk_tier.size_per_node))
@@ -215,7 +158,7 @@ def _agent_env(tier: Tier) -> list[kube.Manifest]:
 
 
 def _agent_volumes(tier: Tier) -> tuple[list[kube.Manifest], list[kube.Manifest]]:
-    spec = tier.spec.lmcache
+    spec = given(tier.spec.lmcache)
     disks: list[kube.Manifest] = []
     mounts: list[kube.Manifest] = []
     disk = spec.disk_tier
@@ -224,7 +167,7 @@ def _agent_volumes(tier: Tier) -> tuple[list[kube.Manifest], list[kube.Manifest]
         # Two tiers may be given the same folder.
         mounts.append({"name": "disk", "mountPath": volumes.DISK_DIR, "subPath": tier.instance})
     elif disk:
-        disks.append(volumes.ephemeral_disk(disk.storage_class_name, disk.size_per_node))
+        disks.append(workloads.ephemeral_disk(disk.storage_class_name, disk.size_per_node))
         mounts.append({"name": "disk", "mountPath": volumes.DISK_DIR})
     if spec.ipc == "Shared":
         disks.append(volumes.SHM_VOLUME)

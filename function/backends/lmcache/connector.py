@@ -2,7 +2,7 @@
 
 from function import kube, sizing
 from function.api.tier import Mode
-from function.backends.base import CONNECTOR, Invalid, Part, Site, Tier
+from function.backends.base import CONNECTOR, Invalid, Part, Site, Tier, given
 from function.backends.lmcache import volumes
 
 SERVER_PORT = 5555
@@ -32,7 +32,7 @@ def yaml(tier: Tier, site: Site) -> str:
     Raises:
         Invalid: mode InProcess on a site whose GPUs per node are unknown, or with less than 1 GiB a rank.
     """
-    spec = tier.spec.lmcache
+    spec = given(tier.spec.lmcache)
     rank = sizing.STAGING_GIB_PER_RANK
     settings: dict[str, object] = {
         "chunk_size": spec.chunk_size,
@@ -69,7 +69,7 @@ def rank_gib(tier: Tier, site: Site) -> tuple[int, int]:
             "spec.placement.gpusPerNode is required with lmcache.mode InProcess, "
             f"since InferenceCluster {tier.spec.inference_cluster_ref.name} reports no GPU pools"
         )
-    node = tier.spec.lmcache.cpu_tier_gib_per_node
+    node = given(tier.spec.lmcache).cpu_tier_gib_per_node
     rank = sizing.rank_gib(node, gpus)
     if not rank:
         raise Invalid(
@@ -81,7 +81,7 @@ def rank_gib(tier: Tier, site: Site) -> tuple[int, int]:
 
 def multiprocess_config(tier: Tier) -> dict[str, object]:
     """Write vLLM's kv-transfer-config for the agents."""
-    spec = tier.spec.lmcache
+    spec = given(tier.spec.lmcache)
     return {
         "kv_connector": MULTIPROCESS,
         "kv_role": "kv_both",

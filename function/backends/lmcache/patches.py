@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
-from function import kube, placement, sizing
-from function.backends.base import EnginePatch, Notice, Site, Tier
+from function import kube, placement, sizing, workloads
+from function.backends.base import EnginePatch, Notice, Site, Tier, given
 from function.backends.lmcache import connector, redis, volumes
 from function.engines import Engine, versions
 
@@ -22,7 +22,7 @@ _CONFIG_MOUNT: kube.Manifest = {"name": "kv-offload", "mountPath": connector.CON
 
 def multiprocess(tier: Tier, engine: Engine, support: versions.VLLM) -> EnginePatch:
     """Attach an engine to its node's agent."""
-    shared = tier.spec.lmcache.ipc == "Shared"
+    shared = given(tier.spec.lmcache).ipc == "Shared"
     config = connector.multiprocess_config(tier)
     return EnginePatch(
         tier=tier.ref,
@@ -36,7 +36,7 @@ def multiprocess(tier: Tier, engine: Engine, support: versions.VLLM) -> EnginePa
         volumes=[_config_volume(tier), *([volumes.SHM_VOLUME] if shared else [])],
         labels={kube.LABEL_TIER: tier.instance},
         # An engine learns its agent's chunk size at start.
-        annotations=_connector_hash([config, tier.spec.lmcache.chunk_size]),
+        annotations=_connector_hash([config, given(tier.spec.lmcache).chunk_size]),
         **_placement(tier),
         notices=_image_notices(engine, versions.LMCACHE_MULTIPROCESS),
     )
@@ -44,7 +44,7 @@ def multiprocess(tier: Tier, engine: Engine, support: versions.VLLM) -> EnginePa
 
 def in_process(tier: Tier, site: Site, engine: Engine, support: versions.VLLM, *, whole_tier: bool) -> EnginePatch:
     """Attach an engine that holds KV in its own process; `whole_tier` adds its share of the node's disk."""
-    spec = tier.spec.lmcache
+    spec = given(tier.spec.lmcache)
     oldest = engine.lmcache or support.oldest_lmcache
     settings = connector.yaml(tier, site)
     env, notices = redis.remote_env(tier, engine, oldest)
@@ -52,7 +52,7 @@ def in_process(tier: Tier, site: Site, engine: Engine, support: versions.VLLM, *
     if whole_tier and spec.disk_tier:
         _, gpus = connector.rank_gib(tier, site)
         share = sizing.quantity(spec.disk_tier.size_per_node) * min(engine.ranks, gpus) / gpus
-        disks.append(volumes.ephemeral_disk(spec.disk_tier.storage_class_name, sizing.share_quantity(share)))
+        disks.append(workloads.ephemeral_disk(spec.disk_tier.storage_class_name, sizing.share_quantity(share)))
         mounts.append({"name": "disk", "mountPath": volumes.DISK_DIR})
     experimental = [{"name": "LMCACHE_USE_EXPERIMENTAL", "value": "True"}] if oldest < versions.LMCACHE_RESP else []
     return EnginePatch(

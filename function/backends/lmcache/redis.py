@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 from function import kube
 from function.api.tier import Redis
-from function.backends.base import CREDENTIALS, Credential, CredentialError, Notice, Part, Tier
+from function.backends.base import CREDENTIALS, Credential, CredentialError, Notice, Part, Tier, given
 from function.engines import Engine, versions
 
 URL_KEY = "redis-url"
@@ -20,7 +20,7 @@ def secret(tier: Tier, credential: Credential) -> Part:
     Raises:
         CredentialError: the Secret lacks the password, or holds one that LMCache cannot be given.
     """
-    redis, ref = tier.spec.lmcache.redis, tier.spec.lmcache.secret_ref
+    redis, ref = given(tier.spec.lmcache).redis, given(tier.spec.lmcache).secret_ref
     assert redis and ref  # a credential is only read for a Redis with a secretRef
     password = credential.data.get(ref.password_key)
     if not password:
@@ -73,7 +73,7 @@ def _url_with(redis: Redis, username: str, password: str) -> str:
 
 def resp_env(tier: Tier) -> list[kube.Manifest]:
     """Give the credentials to an agent or an engine that speaks resp; nothing for a Redis without any."""
-    ref = tier.spec.lmcache.secret_ref
+    ref = given(tier.spec.lmcache).secret_ref
     if not ref:
         return []
     name = ref.name if ref.on_cluster else tier.instance
@@ -92,7 +92,7 @@ def _from_secret(env: str, name: str, key: str, *, optional: bool = False) -> ku
 
 def remote_env(tier: Tier, engine: Engine, oldest: versions.Version) -> tuple[list[kube.Manifest], list[Notice]]:
     """Give an in-process engine the Redis and its credentials in the form that its LMCache reads, or say why not."""
-    redis, ref = tier.spec.lmcache.redis, tier.spec.lmcache.secret_ref
+    redis, ref = given(tier.spec.lmcache).redis, given(tier.spec.lmcache).secret_ref
     if not redis:
         return [], []
     if not redis.tls and redis.mode == "Standalone" and oldest >= versions.LMCACHE_RESP:

@@ -1,0 +1,34 @@
+"""What differs between engines: how each is started, reached, and read."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from function.engines.args import CommandLine
+from function.engines.versions import VLLM, SGLang, Version
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One engine.
+
+    `repository` is the word that tells its images. `command` starts it where the user gives none and no image does.
+    `listen` goes behind the user's args where those do not say it. `own_wiring` are flags by which a user wires a cache
+    by hand, next to which a tier adds nothing. `harmless` options change no KV; `lora` ones load adapters; `source_env`
+    are variables that change what a model's name means. `ranks` counts the processes, and so the GPUs, of a pod.
+    `support` finds the version table's row, None for a version before `oldest`. `example` is a version for messages.
+    """
+
+    name: str
+    repository: str
+    port: int
+    command: Sequence[str]
+    listen: Sequence[str]
+    model: Sequence[str]
+    own_wiring: Sequence[str]
+    harmless: frozenset[str]
+    lora: Sequence[str]
+    source_env: Sequence[str]
+    ranks: Callable[[CommandLine], int]
+    support: Callable[[Version], VLLM | SGLang | None]
+    oldest: Version
+    example: str

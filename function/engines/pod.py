@@ -1,0 +1,133 @@
+"""A ModelDeployment's engine: what backends see of it, and the pod it runs in before any tier is attached."""
+
+from collections.abc import Mapping
+
+from function import kube
+from function.api.deployment import Engine as EngineSpec
+from function.engines import Engine, identity, sglang, versions, vllm
+from function.engines.args import CommandLine, expand
+from function.engines.kind import Kind
+
+KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (vllm.KIND, sglang.KIND)}
+
+CONTAINER = "engine"
+_PORT_NAME = "http"
+# Loading a large model takes long; an engine that is still loading is not a dead one.
+_STARTUP_SECONDS = 3600
+_PROBE_PERIOD = 10
+
+
+def read(spec: EngineSpec, *, namespace: str, name: str) -> tuple[Engine, CommandLine]:
+    """Read an engine's spec.
+
+    Args:
+        spec: The engine as the user wrote it.
+        namespace: The deployment's namespace.
+        name: The deployment's name.
+
+    Returns:
+        What backends see of it, and its command line.
+    """
+    env: dict[str, str | None] = {}
+    for e in spec.env:
+        env[e.name] = expand(e.value or "", env) if e.value_from is None else None
+    kind = KINDS[spec.name]
+    line = CommandLine(spec.command, spec.args, env)
+    version = versions.of_engine(spec.version, spec.image, kind.repository)
+    engine = Engine(
+        kind=kind,
+        image=spec.image,
+        version=version,
+        support=kind.support(version) if version else None,
+        identity=identity.derive(
+            kind,
+            line,
+            env,
+            image=spec.image,
+            owner=(namespace, name),
+            vouched=spec.kv_cache.identity if spec.kv_cache else None,
+        ),
+        ranks=kind.ranks(line),
+        dra=bool(spec.resources and spec.resources.claims),
+        lmcache=versions.lmcache_of_image(spec.image),
+        env_names=frozenset(e.name for e in spec.env),
+    )
+    return engine, line
+
+
+def port(kind: Kind, line: CommandLine) -> int:
+    """The port that the engine's server listens on."""
+    given = line.integer("--port")
+    return given if 1 < given < 65536 else kind.port  # noqa: PLR2004 (a TCP port)
+
+
+def pod_template(spec: EngineSpec, line: CommandLine, labels: dict[str, str]) -> kube.Manifest:
+    """Write the engine's pod as the user asked for it, unattached.
+
+    Args:
+        spec: The engine as the user wrote it; its words and variables go in unchanged and in order.
+        line: Its command line.
+        labels: The pod's labels.
+
+    Returns:
+        A pod template with one container named `engine`.
+    """
+    kind = KINDS[spec.name]
+    scheme = {"scheme": "HTTPS"} if line.flags("--ssl-keyfile", "--ssl-certfile") else {}
+    health = {"httpGet": {"path": "/health", "port": _PORT_NAME, **scheme}}
+    container = kube.prune(
+        {
+            "name": CONTAINER,
+            "image": spec.image,
+            "command": list(spec.command or kind.command),
+            "args": [*spec.args, *(word for word in kind.listen if not line.flags(word.partition("=")[0]))],
+            "env": [e.manifest() for e in spec.env],
+            "ports": [{"name": _PORT_NAME, "containerPort": port(kind, line)}],
+            "resources": _resources(spec, kind.ranks(line)),
+            "startupProbe": health
+            | {"periodSeconds": _PROBE_PERIOD, "failureThreshold": _STARTUP_SECONDS // _PROBE_PERIOD},
+            "readinessProbe": health | {"periodSeconds": _PROBE_PERIOD},
+        }
+    )
+    claims = spec.resources.claims if spec.resources else ()
+    pod = kube.prune(
+        {
+            "automountServiceAccountToken": False,
+            # A Service named vllm would set VLLM_PORT to a URL, which vLLM refuses.
+            "enableServiceLinks": False,
+            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+            "containers": [container],
+            "resourceClaims": [
+                {"name": c.name, "resourceClaimTemplateName": c.resource_claim_template_name} for c in claims
+            ],
+        }
+    )
+    return {"metadata": {"labels": labels}, "spec": pod}
+
+
+def finish(template: kube.Manifest) -> kube.Manifest:
+    """Give the engine the shared memory that its ranks talk through, unless a tier has put something there."""
+    pod = template["spec"]
+    container = pod["containers"][0]
+    if any(m["mountPath"] == "/dev/shm" for m in container.get("volumeMounts", ())):  # noqa: S108 (a mount, no file)
+        return template
+    container.setdefault("volumeMounts", []).append({"name": "dshm", "mountPath": "/dev/shm"})  # noqa: S108
+    pod.setdefault("volumes", []).append({"name": "dshm", "emptyDir": {"medium": "Memory"}})
+    return template
+
+
+def service_port(kind: Kind, line: CommandLine) -> kube.Manifest:
+    """The Service's port in front of an engine."""
+    return {"name": _PORT_NAME, "port": port(kind, line), "targetPort": _PORT_NAME}
+
+
+def _resources(spec: EngineSpec, gpus: int) -> kube.Manifest:
+    if spec.resources is None:
+        return {"limits": {"nvidia.com/gpu": str(gpus)}}
+    return kube.prune(
+        {
+            "requests": dict(spec.resources.requests),
+            "limits": dict(spec.resources.limits),
+            "claims": [{"name": c.name} for c in spec.resources.claims],
+        }
+    )

@@ -1,0 +1,172 @@
+"""What the workloads of every tier have around them, and how each kind becomes ready."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from function import kube
+from function.backends.base import Part, Tier
+
+_SEEN = (
+    "has(object.status) && has(object.status.observedGeneration)"
+    " && object.status.observedGeneration >= object.metadata.generation"
+)
+DAEMONSET_READY = f"{_SEEN} && object.status.numberReady == object.status.desiredNumberScheduled"
+# A rolling update is over when every pod is of this revision; with OnDelete that is up to whoever deletes pods.
+DAEMONSET_ROLLED = (
+    " && (object.status.desiredNumberScheduled == 0 || (has(object.status.updatedNumberScheduled)"
+    " && object.status.updatedNumberScheduled == object.status.desiredNumberScheduled))"
+)
+
+
+def _all(*counts: str) -> str:
+    return "".join(
+        f" && (has(object.status.{count}) ? object.status.{count} : 0) == object.spec.replicas" for count in counts
+    )
+
+
+# As `kubectl rollout status`: an old replica that still serves does not make a new one that fails ready.
+DEPLOYMENT_READY = _SEEN + _all("replicas", "updatedReplicas", "availableReplicas")
+STATEFULSET_READY = _SEEN + _all("updatedReplicas", "readyReplicas")
+
+# What the restricted Pod Security level asks of a container, and of its pod.
+CONFINED: Mapping[str, Any] = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+}
+
+
+def confined_pod(user: int) -> kube.Manifest:
+    """Write the securityContext of a pod that fits the restricted level, run as `user`."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": user,
+        "runAsGroup": user,
+        "fsGroup": user,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def pod_basics(tier: Tier) -> kube.Manifest:
+    """Write what every pod of a tier says: its account, which holds no token, and no variables of other Services."""
+    return {
+        "serviceAccountName": tier.instance,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+    }
+
+
+def service_account(tier: Tier) -> Part:
+    """Plan the account of all the tier's pods; it may do nothing."""
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": tier.metadata(),
+        "automountServiceAccountToken": False,
+    }
+    return Part("service-account", manifest)
+
+
+def service(tier: Tier, component: str, ports: Mapping[str, int], *, headless: bool = False) -> Part:
+    """Plan the Service of a component of the control plane, `ports` by the containers' port names.
+
+    A headless one also names pods that are not ready: members of a cluster have to find each other first.
+    """
+    spec: kube.Manifest = {
+        "selector": tier.selector(component),
+        "ports": [{"name": name, "port": port, "targetPort": name} for name, port in ports.items()],
+    }
+    if headless:
+        spec |= {"clusterIP": "None", "publishNotReadyAddresses": True}
+    metadata = tier.metadata(component, component)
+    return Part(f"{component}-service", {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
+
+
+def network_policy(tier: Tier, component: str, rules: Sequence[kube.Manifest], name: str = "") -> Part:
+    """Plan who may reach a component: ingress `rules`, and nobody else. Without a `name` it has the tier's."""
+    spec = {
+        "podSelector": {"matchLabels": tier.selector(component)},
+        "policyTypes": ["Ingress"],
+        "ingress": list(rules),
+    }
+    manifest = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": tier.metadata(component, name),
+        "spec": spec,
+    }
+    return Part(f"{name}-network-policy" if name else "network-policy", manifest)
+
+
+def from_pods(labels: Sequence[Mapping[str, str]], ports: Sequence[str | int]) -> kube.Manifest:
+    """Write an ingress rule: pods of the namespace with any of these sets of labels may reach these TCP ports.
+
+    Without ports they may reach all of them.
+    """
+    rule: kube.Manifest = {"from": [{"podSelector": {"matchLabels": dict(wanted)}} for wanted in labels]}
+    if ports:
+        rule["ports"] = [{"port": port, "protocol": "TCP"} for port in ports]
+    return rule
+
+
+def engines(tier: Tier) -> Mapping[str, str]:
+    """Give the label that the tier's attached engines carry."""
+    return {kube.LABEL_TIER: tier.instance}
+
+
+def disruption_budget(tier: Tier, component: str) -> Part:
+    """Plan that a drain takes one member at a time."""
+    manifest = {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": tier.metadata(component, component),
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": tier.selector(component)}},
+    }
+    return Part(f"{component}-budget", manifest)
+
+
+def spread(tier: Tier, component: str) -> kube.Manifest:
+    """Write the affinity of members that rather not share a node."""
+    term = {
+        "labelSelector": {"matchLabels": tier.selector(component)},
+        "topologyKey": "kubernetes.io/hostname",
+    }
+    return {
+        "podAntiAffinity": {
+            "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": term}]
+        }
+    }
+
+
+def daemon_set(tier: Tier, template: kube.Manifest, *, after: str = "", min_ready_seconds: int = 15) -> Part:
+    """Plan the agents' DaemonSet around a pod template, rolled as the tier's updateStrategy says.
+
+    `after` names a part without which a change would only take down what runs.
+    """
+    update = tier.spec.update_strategy
+    rolling = update.type == "RollingUpdate"
+    spec = {
+        "selector": {"matchLabels": tier.selector("agent")},
+        "updateStrategy": kube.prune(
+            {
+                "type": update.type,
+                "rollingUpdate": {"maxUnavailable": update.max_unavailable} if rolling else None,
+            }
+        ),
+        "minReadySeconds": min_ready_seconds,
+        "template": template,
+    }
+    manifest = {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": tier.metadata("agent"), "spec": spec}
+    return Part("agents", manifest, ready=DAEMONSET_READY + (DAEMONSET_ROLLED if rolling else ""), after=after)
+
+
+def ephemeral_disk(storage_class: str | None, size: str) -> kube.Manifest:
+    """Write a volume of a storage class that lives as long as its pod; `size` is a quantity."""
+    claim = kube.prune(
+        {
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": storage_class,
+            "resources": {"requests": {"storage": size}},
+        }
+    )
+    return {"name": "disk", "ephemeral": {"volumeClaimTemplate": {"spec": claim}}}
