@@ -48,9 +48,11 @@ def _container(container: kube.Manifest, patch: EnginePatch, overridden: list[st
     if list(patch.args) and args[-len(patch.args) :] != list(patch.args):
         args += patch.args
     resources = dict(container.get("resources", {}))
-    # An extended resource has one number, which is both; claims are the pod's, by name.
-    resources["requests"] = {**patch.resources, **resources.get("requests", {})}
-    resources["limits"] = {**patch.resources, **resources.get("limits", {})}
+    # An extended resource has one number, which is both, so a user's in one place is the user's in both.
+    taken = {**resources.get("requests", {}), **resources.get("limits", {})}
+    nics = {name: amount for name, amount in patch.resources.items() if name not in taken}
+    resources["requests"] = {**nics, **resources.get("requests", {})}
+    resources["limits"] = {**nics, **resources.get("limits", {})}
     resources["claims"] = _add(resources.get("claims", ()), [{"name": c["name"]} for c in patch.claims], "name")
     security = dict(container.get("securityContext", {}))
     if patch.capabilities:
@@ -60,6 +62,7 @@ def _container(container: kube.Manifest, patch: EnginePatch, overridden: list[st
     return kube.prune(
         {
             **container,
+            "ports": _add(container.get("ports", ()), patch.ports, "name"),
             "resources": kube.prune(resources),
             "securityContext": security,
             "args": args,

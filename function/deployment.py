@@ -16,7 +16,7 @@ from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
 from function.delivery import Delivered, Delivery
 from function.engines import Engine, pod
 from function.engines.args import CommandLine, names
-from function.tier import CREDENTIALS_RESOLVED
+from function.tier import CREDENTIALS_RESOLVED, Unavailable
 
 ACCEPTED = "Accepted"
 CLUSTER_REACHABLE = "ClusterReachable"
@@ -55,15 +55,6 @@ class Attachment:
     hold: bool = False
 
 
-@dataclass(frozen=True)
-class Unavailable:
-    """Why a tier cannot be attached to now: the condition's reason and message. `waiting`: not yet known at all."""
-
-    reason: str
-    message: str
-    waiting: bool = False
-
-
 class Composer:
     """One run over one ModelDeployment."""
 
@@ -78,6 +69,8 @@ class Composer:
         self.conditions = Conditions(VOCABULARY)
         self.parts: list[Part] = []
         self.patch: EnginePatch | None = None
+        # What stands behind the tier that the engine names.
+        self.behind: Tier | Unavailable | None = None
         self.cluster = ""
         self.namespace_there = DEFAULT_NAMESPACE
 
@@ -105,6 +98,7 @@ class Composer:
     def resolve_and_deliver(self, spec: DeploymentSpec) -> None:
         """Resolve tier and cluster, attach, and deliver; leaves parts empty where everything stays as it is."""
         found = self.resolve_tier(spec.engine.kv_cache.tier_ref) if spec.engine.kv_cache else None
+        self.behind = tier.l3(self.req, self.rsp, found) if isinstance(found, Tier) else None
         name = self.resolve_cluster_name(spec, found)
         if not name:
             self.no_cluster(spec, found)
@@ -188,15 +182,7 @@ class Composer:
             return self.unreadable(hidden, engine)
         if isinstance(found, Tier):
             found = self.same_place(found, cluster)
-        decision: EnginePatch | Refusal | Unavailable
-        if isinstance(found, Tier):
-            try:
-                decision = backends.of(found.spec).attach(found, Site(cluster.gpus_per_node), engine)
-            except Invalid as e:
-                waiting = cluster.found.state is resolve.State.UNRESOLVED
-                decision = Unavailable("TierInvalid", f"KVOffloadTier {found.ref} cannot be used: {e}", waiting)
-        else:
-            decision = found
+        decision = self.decide(found, cluster, engine)
         if isinstance(decision, EnginePatch) and isinstance(found, Tier):
             message = f"By {decision.connector} to KVOffloadTier {decision.tier}"
             there = self.req.required_resources["tier"].items[0].resource
@@ -207,6 +193,20 @@ class Composer:
             return Attachment(decision)
         assert not isinstance(decision, EnginePatch)
         return self.unattached(spec, engine, decision)
+
+    def decide(
+        self, found: Tier | Unavailable, cluster: ClusterView, engine: Engine
+    ) -> EnginePatch | Refusal | Unavailable:
+        """Ask the tier's backend, where the tier and what stands behind it can be used."""
+        if isinstance(found, Unavailable):
+            return found
+        if isinstance(self.behind, Unavailable):
+            return self.behind
+        try:
+            return backends.of(found.spec).attach(found, Site(cluster.gpus_per_node, self.behind), engine)
+        except Invalid as e:
+            waiting = cluster.found.state is resolve.State.UNRESOLVED
+            return Unavailable("TierInvalid", f"KVOffloadTier {found.ref} cannot be used: {e}", waiting)
 
     def wait(self, why: Unavailable) -> Attachment:
         """Leave everything as it is until Crossplane has looked up what is required."""

@@ -1,9 +1,19 @@
 """Where agents run, and engines follow: the nodes with GPUs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 from function import kube
 from function.api.tier import Placement
+
+
+class Placed(TypedDict):
+    """The part of an EnginePatch that says where an engine may run."""
+
+    node_selector: Mapping[str, str]
+    affinity: Sequence[kube.Manifest]
+    tolerations: Sequence[kube.Manifest]
+
 
 # Nodes with GPUs, by the labels of NVIDIA's discovery, of GKE, and of Modelplane's pools; any one will do.
 GPU_NODES: Sequence[kube.Manifest] = (
@@ -16,6 +26,15 @@ GPU_NODES: Sequence[kube.Manifest] = (
 def node_terms(placement: Placement) -> Sequence[kube.Manifest]:
     """Give the nodeSelectorTerms of a placement; none where its own nodeSelector says it all."""
     return () if placement.node_selector else GPU_NODES
+
+
+def placed(placement: Placement) -> Placed:
+    """Let an engine follow its tier: only a node that has what the tier runs, or asks for, can serve one."""
+    return {
+        "node_selector": placement.node_selector,
+        "affinity": node_terms(placement),
+        "tolerations": [t.manifest() for t in placement.tolerations],
+    }
 
 
 def affinity(terms: Sequence[kube.Manifest]) -> kube.Manifest:

@@ -28,10 +28,10 @@ _RELEASES = (
         name="2026.11",
         lmcache_image="lmcache/standalone:v0.5.6",
         lmcache_version="0.5.6",
-        mooncake_image="kvcacheai/mooncake-master:0.3.13.post1",
-        etcd_image="gcr.io/etcd-development/etcd:v3.6.6",
+        mooncake_image="kvcacheai/mooncake:0.3.13.post1",
+        etcd_image="gcr.io/etcd-development/etcd:v3.6.16",
         valkey_image="valkey/valkey:9.1.4",
-        exporter_image="oliver006/redis_exporter:v1.80.1",
+        exporter_image="oliver006/redis_exporter:v1.88.0",
         shell_image="busybox:1.37.0",
     ),
 )

@@ -7,16 +7,20 @@ from dataclasses import dataclass
 GIB = 1024**3
 
 # What one unit of a flag, key or field means in bytes. One table, so that nobody has to remember.
-# LMCache's names say GB and mean GiB: its 0.5.6 multiplies each by 1024**3 (or 1 << 30); see docs/facts.md.
+# LMCache's names say GB and mean GiB: its 0.5.6 multiplies each by 1024**3 (or 1 << 30); SGLang means GB. See
+# docs/facts.md.
 UNITS = {
     "--l1-size-gb": GIB,
     "max_capacity_gb": GIB,
     "max_local_cpu_size": GIB,
     "max_local_disk_size": GIB,
+    "--hicache-size": 1000**3,
 }
 
 # Of a disk's nominal size, what LMCache may fill: file systems keep some for themselves.
 DISK_SHARE = 0.9
+# What an agent that deletes files of other programs leaves of it, so that it need not begin anew at once.
+DISK_LEFT = 0.8
 # In Auto, an engine that cannot use the agent stages KV in this much of its own memory, per rank.
 STAGING_GIB_PER_RANK = 2
 # The LMCache operator's rule for its server: 5 GiB beside L1, and half as much again as limit.
@@ -91,3 +95,30 @@ def agent_memory(cache_gib: int) -> AgentMemory:
     """Budget an agent that holds `cache_gib` GiB of KV: the LMCache operator's rule."""
     request = cache_gib + AGENT_OVERHEAD_GIB
     return AgentMemory(cache_gib, AGENT_OVERHEAD_GIB, request, math.ceil(request * AGENT_LIMIT_RATIO))
+
+
+# Beside its segment: Python, Mooncake's threads and transfer buffers (peers give 2 to 6 GiB).
+STORE_HEADROOM_GIB = 4
+# Beside that, where it writes to disk: Mooncake's staging buffer of 1.25 GiB, set as it is by default.
+STORE_STAGING_BYTES = 1280 * 1024**2
+STORE_STAGING_GIB = 2
+# Of a disk, what Mooncake is told that it has: it was seen to write a bucket more.
+STORE_DISK_SHARE = 0.8
+STORE_BUCKET_BYTES = 64 * 1024**2
+
+
+@dataclass(frozen=True)
+class StoreMemory:
+    """A store agent's memory on a node, in GiB: what its pod asks for, apart from its huge pages."""
+
+    segment: int
+    headroom: int
+    memory: int
+    huge_pages: int
+
+
+def store_memory(segment_gib: int, *, huge_pages: bool, disk: bool) -> StoreMemory:
+    """Budget a store agent that gives `segment_gib` GiB to the pool; huge pages are not charged to memory."""
+    headroom = STORE_HEADROOM_GIB + (STORE_STAGING_GIB if disk else 0)
+    in_memory = 0 if huge_pages else segment_gib
+    return StoreMemory(segment_gib, headroom, in_memory + headroom, segment_gib - in_memory)

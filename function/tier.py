@@ -3,18 +3,19 @@
 import base64
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
-from function import api, backends, kube, releases, resolve, status
+from function import api, backends, kube, monitoring, releases, resolve, status, usage
 from function.api.tier import TierSpec
 from function.backends.base import (
     AGENTS,
     CONNECTOR,
     DRAWN,
+    DRAWN_AT,
     Credential,
     CredentialError,
     Invalid,
@@ -37,18 +38,25 @@ ROLLED_OUT = "RolledOut"
 
 L3 = "l3"
 L3_BACKENDS = ("Mooncake", "Nixl")
-# The key of a drawn password's version, which stands for it in hashes.
-DRAWN_AT = "drawn"
 
-_WAITING = Condition(UNKNOWN, "Waiting", "Not known before the conditions above are True")
+# Warnings: True is what somebody should look at.
+HOST_NETWORK = "HostNetworkUnprotected"
+KEYS_NOT_DURABLE = "KeysNotDurable"
+ETCD_FILLS_UP = "EtcdFillsUp"
+
+_STATES = (
+    ACCEPTED,
+    CLUSTER_REACHABLE,
+    CREDENTIALS_RESOLVED,
+    CONTROL_PLANE_READY,
+    AGENTS_AVAILABLE,
+    AGENTS_READY,
+    ROLLED_OUT,
+)
+_WARNINGS = (HOST_NETWORK, KEYS_NOT_DURABLE, ETCD_FILLS_UP)
 VOCABULARY: Mapping[str, Condition] = {
-    ACCEPTED: _WAITING,
-    CLUSTER_REACHABLE: _WAITING,
-    CREDENTIALS_RESOLVED: _WAITING,
-    CONTROL_PLANE_READY: _WAITING,
-    AGENTS_AVAILABLE: _WAITING,
-    AGENTS_READY: _WAITING,
-    ROLLED_OUT: _WAITING,
+    **dict.fromkeys(_STATES, Condition(UNKNOWN, "Waiting", "Not known before the conditions above are True")),
+    **dict.fromkeys(_WARNINGS, Condition(FALSE, "Nothing", "Nothing to warn of")),
 }
 
 
@@ -65,6 +73,11 @@ def read(struct: structpb.Struct) -> Tier:
         api.Invalid: its spec is wrong.
     """
     spec = api.parse(TierSpec, kube.plain(kube.sub(struct, "spec") or structpb.Struct()))
+    name = kube.text(struct, "metadata", "name")
+    if spec.l3_ref and spec.l3_ref == name:
+        raise api.Invalid(
+            f"spec.hicache.l3.tierRef.name (is {name!r}) names this very tier: name one of backend Mooncake or Nixl"
+        )
     latched = kube.text(struct, "status", "release")
     if latched and not spec.release and latched not in releases.RELEASES:
         raise api.Invalid(
@@ -74,7 +87,7 @@ def read(struct: structpb.Struct) -> Tier:
     release = releases.RELEASES.get(spec.release or latched, releases.NEWEST)
     namespace = kube.text(struct, "metadata", "namespace") or "default"
     gpus = kube.integer(struct, "status", "memory", "gpusPerNode") or None
-    return Tier(namespace, kube.text(struct, "metadata", "name"), spec, release, gpus)
+    return Tier(namespace, name, spec, release, gpus)
 
 
 @dataclass(frozen=True)
@@ -149,12 +162,16 @@ class Composer:
         self.behind: Unavailable | None = None
         # Empty where everything that runs stays as it is observed.
         self.plan: Plan | None = None
+        # Planned parts that stay as they are observed until a Secret is there.
+        self.waiting: list[str] = []
 
     def compose(self) -> None:
         """Compose, and report whatever came of it."""
         self.accept()
         if self.tier:
             self.resolve_and_deliver(self.tier)
+        else:
+            usage.keep(self.req, self.rsp)
         if not self.plan:
             self.delivery.keep_all()
         self.report()
@@ -192,10 +209,15 @@ class Composer:
                 self.conditions.set(ACCEPTED, FALSE, "InvalidSpec", str(e), warn=True)
             return
         self.plan = plan
-        missing = {name for name in plan.held if not self.delivery.keep(name, cluster.name).observed}
+        for notice in plan.notices:
+            self.conditions.set(notice.type, TRUE, notice.reason, notice.message, warn=True)
+        held = {name: self.delivery.keep(name, cluster.name).observed for name in plan.held}
         for part in plan.parts:
-            if part.after in missing and self.delivery.observed(part.name, cluster.name) is not None:
+            if held.get(part.name):
+                self.waiting.append(part.name)
+            elif held.get(part.after) is False and self.delivery.observed(part.name, cluster.name) is not None:
                 self.delivery.keep(part.name, cluster.name)
+                self.waiting.append(part.name)
             else:
                 self.delivery.put(part, cluster.name, provider_config)
         self.check_cluster(cluster)
@@ -263,9 +285,10 @@ class Composer:
         """Read back what was drawn, or draw it: once, since engines and store must go on to agree."""
         observed = self.delivery.observed(part, tier.spec.inference_cluster_ref.name)
         data = kube.sub(observed, "spec", "forProvider", "manifest", "data")
-        if data is not None:
-            held = {k: v.string_value for k, v in data.fields.items()}
-            return Credential(held, held.get(DRAWN_AT, ""))
+        held = {k: v.string_value for k, v in data.fields.items()} if data else {}
+        if held.get(DRAWN_AT):
+            return Credential(held, held[DRAWN_AT])
+        # What holds something else was a copy of the user's Secret, before the spec asked for a drawn one.
         if _secret_drawn(self.xr):
             fix = (
                 f"kubectl patch kvoffloadtier {tier.name} -n {tier.namespace} --subresource=status --type=merge "
@@ -289,6 +312,9 @@ class Composer:
         """Require the tier behind this one, where there is one, and say what is known of it."""
         if tier.spec.l3_ref is None:
             return None
+        used = {"apiVersion": MODELPLANE, "kind": "KVOffloadTier", "name": tier.spec.l3_ref}
+        if tier.spec.l3_ref != tier.name:
+            usage.protect(self.rsp, used, tier.name, f"KVOffloadTier {tier.ref}")
         found = l3(self.req, self.rsp, tier)
         if isinstance(found, Tier):
             return found
@@ -299,10 +325,11 @@ class Composer:
         """Plan with the Secrets, or, where one lacks something, as if none of them were there."""
         backend = backends.of(tier.spec)
         try:
-            return backend.plan(tier, site, credentials)
+            plan = backend.plan(tier, site, credentials)
         except CredentialError as e:
             self.conditions.set(CREDENTIALS_RESOLVED, FALSE, e.reason, str(e), warn=True)
-            return backend.plan(tier, site, {})
+            plan = backend.plan(tier, site, {})
+        return replace(plan, parts=[*plan.parts, *monitoring.parts(tier, plan)])
 
     def check_cluster(self, cluster: ClusterView) -> None:
         """Say when the cluster does not take what we send, or has not answered yet."""
@@ -326,11 +353,20 @@ class Composer:
                     self.conditions.set(type_, TRUE, "NotNeeded", "This backend needs no agents as it is set")
             self.report_rolled_out(agents)
         self.mirror_l3()
+        if self.plan is None:
+            self.keep_warnings()
         self.conditions.write(self.req, self.rsp)
         # Parts say themselves whether they are rolled out; with OnDelete, agents of an older revision are no fault.
-        ready = self.plan is not None and all(self.conditions.is_true(t) for t in VOCABULARY if t != ROLLED_OUT)
+        ready = self.plan is not None and all(self.conditions.is_true(t) for t in _STATES if t != ROLLED_OUT)
         ready = ready and all(d.ready for d in delivered.values())
         status.write(self.req, self.rsp, self.status(agents), ready=ready)
+
+    def keep_warnings(self) -> None:
+        """Say again what was warned of: it holds for what is kept."""
+        for type_ in _WARNINGS:
+            held, reason, message = kube.condition(self.xr, type_)
+            if held == TRUE:
+                self.conditions.set(type_, held, reason, message)
 
     def control_plane(self) -> list[Delivered]:
         """Give the tier's Deployments and StatefulSets, as the cluster last showed them."""
@@ -365,7 +401,7 @@ class Composer:
             )
             return
         there = self.req.required_resources[L3].items[0].resource
-        for type_ in (CONTROL_PLANE_READY, AGENTS_AVAILABLE, AGENTS_READY):
+        for type_ in (CREDENTIALS_RESOLVED, CONTROL_PLANE_READY, AGENTS_AVAILABLE, AGENTS_READY):
             found, reason, message = kube.condition(there, type_)
             name = f"{self.tier.namespace}/{self.tier.spec.l3_ref}"
             self.conditions.set(type_, found or UNKNOWN, reason or "Waiting", f"KVOffloadTier {name}: {message}")
@@ -399,6 +435,9 @@ class Composer:
         elif behind:
             message = f"The cluster does not show these yet: {', '.join(behind)}"
             self.conditions.set(ROLLED_OUT, FALSE, "Applying", message)
+        elif self.waiting:
+            message = f"These stay as they are until a Secret is there: {', '.join(sorted(self.waiting))}"
+            self.conditions.set(ROLLED_OUT, FALSE, "Held", message)
         elif updated < wanted:
             self.conditions.set(ROLLED_OUT, FALSE, "Rolling", f"{updated} of {wanted} agents run the newest revision")
         else:
@@ -416,7 +455,7 @@ class Composer:
             return {**status.carried(self.req, names), **found}
         connector = plan.part(CONNECTOR)
         members = [_members(d) for d in self.control_plane()]
-        drawn = any(plan.part(part) for part, name in backends.of(tier.spec).secrets(tier).items() if name == DRAWN)
+        drawn = [part for part, name in backends.of(tier.spec).secrets(tier).items() if name == DRAWN]
         return {
             "revision": self.delivery.revision,
             "release": tier.release.name,
@@ -430,7 +469,7 @@ class Composer:
             }
             if connector
             else None,
-            "secretGenerated": drawn or _secret_drawn(self.xr) or None,
+            "secretGenerated": any(plan.part(p) or _secret_drawn(self.xr) for p in drawn) or None,
             "memory": dict(plan.memory),
             "pendingDisruption": self.pending_disruption(tier, agents),
         }

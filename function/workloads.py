@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from function import kube
+from function.api.tier import Volume
 from function.backends.base import Part, Tier
 
 _SEEN = (
@@ -27,6 +28,11 @@ def _all(*counts: str) -> str:
 # As `kubectl rollout status`: an old replica that still serves does not make a new one that fails ready.
 DEPLOYMENT_READY = _SEEN + _all("replicas", "updatedReplicas", "availableReplicas")
 STATEFULSET_READY = _SEEN + _all("updatedReplicas", "readyReplicas")
+
+# A container port of this name is scraped, where the tier asks for it.
+METRICS_PORT_NAME = "metrics"
+# One of this name is for its node's kubelet alone, which no NetworkPolicy holds back.
+HEALTH_PORT_NAME = "health"
 
 # What the restricted Pod Security level asks of a container, and of its pod.
 CONFINED: Mapping[str, Any] = {
@@ -84,11 +90,13 @@ def service(tier: Tier, component: str, ports: Mapping[str, int], *, headless: b
 
 def network_policy(tier: Tier, component: str, rules: Sequence[kube.Manifest], name: str = "") -> Part:
     """Plan who may reach a component: ingress `rules`, and nobody else. Without a `name` it has the tier's."""
-    spec = {
-        "podSelector": {"matchLabels": tier.selector(component)},
-        "policyTypes": ["Ingress"],
-        "ingress": list(rules),
-    }
+    spec = kube.prune(
+        {
+            "podSelector": {"matchLabels": tier.selector(component)},
+            "policyTypes": ["Ingress"],
+            "ingress": list(rules),
+        }
+    )
     manifest = {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -107,6 +115,34 @@ def from_pods(labels: Sequence[Mapping[str, str]], ports: Sequence[str | int]) -
     if ports:
         rule["ports"] = [{"port": port, "protocol": "TCP"} for port in ports]
     return rule
+
+
+def from_clients(tier: Tier, labels: Sequence[Mapping[str, str]], ports: Sequence[str | int]) -> kube.Manifest:
+    """Write the ingress rule for agents and engines, as from_pods: on the host network they come from their nodes.
+
+    No selector means a node, so there the ports are open; the condition HostNetworkUnprotected says so.
+    """
+    rule = from_pods(labels, ports)
+    return {"ports": rule["ports"]} if tier.spec.rdma and tier.spec.rdma.host_network else rule
+
+
+def from_prometheus(tier: Tier, ports: Sequence[str | int]) -> list[kube.Manifest]:
+    """Write the ingress rules by which Prometheus may scrape these TCP ports; none where nobody asks for that."""
+    wanted = tier.spec.monitoring
+    if wanted is None or not wanted.pod_monitors:
+        return []
+    namespace = {"kubernetes.io/metadata.name": wanted.prometheus_namespace}
+    return [
+        {
+            "from": [{"namespaceSelector": {"matchLabels": namespace}}],
+            "ports": [{"port": port, "protocol": "TCP"} for port in ports],
+        }
+    ]
+
+
+def scraped(tier: Tier, port: int) -> Mapping[str, int]:
+    """Give the container port that Prometheus scrapes, by its name; none where nobody asks for PodMonitors."""
+    return {METRICS_PORT_NAME: port} if tier.spec.monitoring and tier.spec.monitoring.pod_monitors else {}
 
 
 def engines(tier: Tier) -> Mapping[str, str]:
@@ -170,3 +206,23 @@ def ephemeral_disk(storage_class: str | None, size: str) -> kube.Manifest:
         }
     )
     return {"name": "disk", "ephemeral": {"volumeClaimTemplate": {"spec": claim}}}
+
+
+def claim(name: str, volume: Volume) -> kube.Manifest:
+    """Write a StatefulSet's volumeClaimTemplate."""
+    spec = {
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": volume.storage_class_name,
+        "resources": {"requests": {"storage": volume.size}},
+    }
+    return {"metadata": {"name": name}, "spec": kube.prune(spec)}
+
+
+def field(name: str, path: str) -> kube.Manifest:
+    """Write a variable that holds a field of its pod, such as status.podIP."""
+    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+
+def variables(values: Mapping[str, str]) -> list[kube.Manifest]:
+    """Write variables by name."""
+    return [{"name": name, "value": value} for name, value in values.items()]

@@ -86,16 +86,24 @@ def _object(  # noqa: PLR0917
         remote["status"] = {k: v for k, v in counts.items() if v or k != "updatedNumberScheduled"}
         rolled = counts["updatedNumberScheduled"] == nodes or remote["spec"]["updateStrategy"]["type"] == "OnDelete"
         healthy = counts["numberReady"] == nodes and rolled
-    elif remote["kind"] == "Deployment":
+    elif remote["kind"] in {"Deployment", "StatefulSet"}:
         replicas = remote["spec"]["replicas"]
+        stateful = remote["kind"] == "StatefulSet"
+        surge = 0 if stateful else surge
         counts = {
             "replicas": replicas + surge,
-            "readyReplicas": replicas if ready is None else ready,
-            "updatedReplicas": surge or (replicas if updated is None else updated),
+            "readyReplicas": replicas if ready is None else min(ready, replicas),
+            "updatedReplicas": surge or (replicas if updated is None else min(updated, replicas)),
         }
         counts["availableReplicas"] = counts["readyReplicas"]
-        healthy = set(counts.values()) == {replicas}
-        remote["status"] = {k: v for k, v in counts.items() if v}
+        if stateful:
+            # Pods of the revision before; those of a finished rollout count as both.
+            rolled = counts["updatedReplicas"] == replicas
+            counts["currentReplicas"] = replicas if rolled else replicas - counts["updatedReplicas"]
+        healthy = all(counts[count] == replicas for count in counts if count != "currentReplicas")
+        # Kubernetes leaves zeros out, but for two of a StatefulSet's.
+        always = {"replicas", "availableReplicas"} if stateful else set()
+        remote["status"] = {k: v for k, v in counts.items() if v or k in always}
     elif remote["kind"] == "Secret":
         remote["data"] = {"redacted": ""}  # the provider runs with --sanitize-secrets
     if "status" in remote:

@@ -2,20 +2,39 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 from pydantic.alias_generators import to_camel
 
 from function import sizing
 
-# What a text that has the wrong form should be, by its field.
-_FORMS = {
-    "host": "must be a host name or an IPv4 address, without a port",
-    "lmcache": "must be an image that is pinned by a tag or a digest",
-    "path": "must be an absolute path without colons",
-    "targetNamespace": "must be a namespace's name: lower-case letters, digits and dashes",
-    "version": "must be a version, such as 0.33.0",
+NAMESPACE = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+OBJECT = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+KEY = r"^[-._a-zA-Z0-9]+$"
+RESOURCE = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+HOST = r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
+ENDPOINT = r"^https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?:[0-9]{1,5}$"
+PATH = r"^/[^:]+$"
+IMAGE = r"^[^ ]+(:[^ :/]+|@sha256:[0-9a-f]{64})$"
+VERSION = r"^v?[0-9]+\.[0-9]+(\.[0-9]+)?$"
+BUCKET = r"^[a-z0-9][a-z0-9.-]*[a-z0-9]$"
+REGION = r"^[a-z0-9-]+$"
+DEVICE = r"^[A-Za-z0-9_.-]+$"
+# What a text of the wrong form should be, by the pattern that it does not match.
+FORMS = {
+    NAMESPACE: "must be a namespace's name: lower-case letters, digits and dashes",
+    OBJECT: "must be a name of a Kubernetes object: lower-case letters, digits, dashes and dots",
+    KEY: "must be a key of a Secret: letters, digits, dashes, dots and underscores",
+    RESOURCE: "must be a resource with its domain, such as rdma/rdma_shared_device_a",
+    HOST: "must be a host name or an IPv4 address, without a port",
+    ENDPOINT: "must be a URL with a port and no path, such as http://store.example:2379",
+    PATH: "must be an absolute path without colons",
+    IMAGE: "must be an image that is pinned by a tag or a digest",
+    VERSION: "must be a version, such as 0.33.0",
+    BUCKET: "must be a bucket's name: lower-case letters, digits, dashes and dots",
+    REGION: "must be a region: lower-case letters, digits and dashes",
+    DEVICE: "must be an RDMA device, such as mlx5_0",
 }
 _SHOWN = 64  # longer strings are not shown in messages
 
@@ -45,6 +64,12 @@ def _number(value: object) -> object:
     return value
 
 
+def _fraction(value: object) -> object:
+    if isinstance(value, str | bool):
+        raise ValueError("must be a number")
+    return value
+
+
 def _amount(value: object) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool) and value == int(value):
         return str(int(value))
@@ -54,11 +79,15 @@ def _amount(value: object) -> str:
 
 
 Int = Annotated[int, BeforeValidator(_number)]
+Number = Annotated[float, BeforeValidator(_fraction)]
+Members = Annotated[Literal[1, 3], BeforeValidator(_number)]
 Bool = Annotated[bool, Strict()]
 Disk = Annotated[str, AfterValidator(_disk)]
 Memory = Disk
 Amount = Annotated[str, BeforeValidator(_amount)]
 Name = Annotated[str, Field(min_length=1, max_length=253)]
+ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=OBJECT)]
+Key = Annotated[str, Field(min_length=1, max_length=253, pattern=KEY)]
 
 
 class Ref(Model):
@@ -83,7 +112,7 @@ def parse(model: type[M], spec: Mapping[str, Any]) -> M:
     try:
         return model.model_validate(spec)
     except ValidationError as e:
-        lines = [_line(error) for error in e.errors(include_url=False, include_context=False)]
+        lines = [_line(error) for error in e.errors(include_url=False)]
         raise Invalid("; ".join(lines)) from None
 
 
@@ -92,7 +121,7 @@ def _line(error: Any) -> str:
     path = ".".join(("spec", *(str(part) for part in error["loc"])))
     message = re.sub(r"^(Value error, |Input )", "", error["msg"])
     if error["type"] == "string_pattern_mismatch":
-        message = _FORMS.get(str(error["loc"][-1]), message)
+        message = FORMS.get(error["ctx"]["pattern"], message)
     value = error["input"]
     if error["type"] == "missing":
         return f"{path} is required"

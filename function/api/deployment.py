@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from function import kube
-from function.api import Amount, Int, Model, Name, Ref
+from function.api import VERSION, Amount, Int, Model, Name, Ref
 
 
 class TierRef(Model):
@@ -22,6 +22,7 @@ class KVCache(Model):
     tier_ref: TierRef
     on_unavailable: Literal["Wait", "ServeWithout"] = "Wait"
     identity: str | None = Field(None, min_length=1, max_length=253)
+    role: Literal["Prefill", "Decode"] | None = None
 
 
 class EnvVar(Model):
@@ -62,7 +63,7 @@ class Engine(Model):
 
     name: Literal["vLLM", "SGLang"]
     image: str = Field(min_length=1, max_length=512)
-    version: str | None = Field(None, pattern=r"^v?[0-9]+\.[0-9]+(\.[0-9]+)?$")
+    version: str | None = Field(None, pattern=VERSION)
     command: tuple[str, ...] = ()
     args: tuple[str, ...] = ()
     env: tuple[EnvVar, ...] = ()

@@ -4,15 +4,33 @@ import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from function import kube, releases
-from function.api import Bool, Disk, Int, Memory, Model, Name, Ref
+from function.api import (
+    BUCKET,
+    DEVICE,
+    ENDPOINT,
+    HOST,
+    IMAGE,
+    NAMESPACE,
+    PATH,
+    REGION,
+    RESOURCE,
+    Bool,
+    Disk,
+    Int,
+    Key,
+    Members,
+    Memory,
+    Model,
+    Number,
+    ObjectName,
+    Ref,
+)
 
-NAMESPACE = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-ENDPOINT = r"^https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?:[0-9]{1,5}$"
-IMAGE = r"^[^ ]+(:[^ :/]+|@sha256:[0-9a-f]{64})$"
 HA = 3
+HOST_PORTS = 8
 
 
 class Mode(StrEnum):
@@ -26,10 +44,10 @@ class Mode(StrEnum):
 class SecretRef(Model):
     """The Redis credentials, in the tier's namespace, or in its targetNamespace with `onCluster`."""
 
-    name: Name
-    username_key: Name = "username"
-    password_key: Name = "password"  # noqa: S105 (a key, no password)
-    url_key: Name | None = None
+    name: ObjectName
+    username_key: Key = "username"
+    password_key: Key = "password"  # noqa: S105 (a key, no password)
+    url_key: Key | None = None
     on_cluster: Bool = False
 
 
@@ -37,7 +55,7 @@ class Volume(Model):
     """A volume of each member, by a claim that outlives its pod."""
 
     size: Disk = "8Gi"
-    storage_class_name: Name | None = None
+    storage_class_name: ObjectName | None = None
 
 
 class Provision(Model):
@@ -50,7 +68,7 @@ class Provision(Model):
 class Redis(Model):
     """A Redis or Valkey: one that is there already, by its host, or one that the tier provisions."""
 
-    host: str | None = Field(None, min_length=1, max_length=253, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")
+    host: str | None = Field(None, min_length=1, max_length=253, pattern=HOST)
     provision: Provision | None = None
     port: Int = Field(6379, ge=1, le=65535)
     tls: Bool = False
@@ -79,7 +97,7 @@ class Remote(Model):
 class HostPath(Model):
     """A folder that each node has."""
 
-    path: str = Field(pattern=r"^/[^:]+$", max_length=1024)
+    path: str = Field(pattern=PATH, max_length=1024)
 
 
 def _exactly_one(**given: object) -> None:
@@ -92,7 +110,7 @@ class DiskTier(Model):
     """A node's disk: a volume of a storage class, or a folder of the node."""
 
     size_per_node: Disk
-    storage_class_name: Name | None = None
+    storage_class_name: ObjectName | None = None
     host_path: HostPath | None = None
 
     @model_validator(mode="after")
@@ -100,6 +118,20 @@ class DiskTier(Model):
         if (self.storage_class_name is None) == (self.host_path is None):
             raise ValueError("set exactly one of storageClassName and hostPath")
         return self
+
+
+class KeySecretRef(Model):
+    """The key of an encryption, in the tier's namespace, or in its targetNamespace with `onCluster`."""
+
+    name: ObjectName
+    key: Key = "key"
+    on_cluster: Bool = False
+
+
+class Encryption(Model):
+    """AES-GCM of what agents put on disk and into Redis."""
+
+    secret_ref: KeySecretRef
 
 
 class LMCache(Model):
@@ -111,6 +143,7 @@ class LMCache(Model):
     mode: Mode = Mode.AUTO
     ipc: Literal["Isolated", "Shared"] = "Isolated"
     chunk_size: Int = Field(256, ge=16, le=16384, multiple_of=16)
+    encryption: Encryption | None = None
 
     @property
     def redis(self) -> Redis | None:
@@ -136,19 +169,36 @@ class LMCache(Model):
             raise ValueError(
                 "diskTier.hostPath needs an agent that empties it; with mode InProcess set diskTier.storageClassName"
             )
+        if self.encryption and self.mode is Mode.IN_PROCESS:
+            raise ValueError(
+                "encryption is the agents', and engines in process have none: set mode to Auto or Multiprocess, or "
+                "remove encryption"
+            )
+        if self.encryption and not (self.disk_tier or self.remote):
+            raise ValueError(
+                "encryption is of what lies on disk and in Redis, memory stays plain: set diskTier or remote, or "
+                "remove encryption"
+            )
         return self
 
 
 class Master(Model):
-    """Mooncake's master: one, or three of which one leads."""
+    """Mooncake's master: one, or three of which one leads. With `oplog` a new leader knows the keys."""
 
-    replicas: Literal[1, 3] = 1
+    replicas: Members = 1
+    oplog: Bool = False
+
+    @model_validator(mode="after")
+    def _has_standbys(self) -> Self:
+        if self.oplog and self.replicas != HA:
+            raise ValueError("oplog is what standbys learn keys from; it goes with replicas 3 only")
+        return self
 
 
 class EtcdProvision(Model):
     """An etcd that the tier runs itself. `ephemeral` members have no volume, and lose what they hold with their pod."""
 
-    replicas: Literal[1, 3] = 3
+    replicas: Members = 3
     volume: Volume | None = None
     ephemeral: Bool = False
 
@@ -159,17 +209,35 @@ class EtcdProvision(Model):
         return self
 
 
+class CASecretRef(Model):
+    """The authority of an etcd's certificate, in the tier's namespace, or in its targetNamespace with `onCluster`."""
+
+    name: ObjectName
+    key: Key = "ca.crt"
+    on_cluster: Bool = False
+
+
+Endpoint = Annotated[str, Field(pattern=ENDPOINT, max_length=262)]
+
+
+def _up_to_nine(endpoints: tuple[str, ...]) -> tuple[str, ...]:
+    if not 1 <= len(endpoints) <= 9:  # noqa: PLR2004 (as the message says)
+        raise ValueError("must be one to nine URLs")
+    return endpoints
+
+
 class Etcd(Model):
     """The etcd behind several masters: one that the tier provisions, or one that is there already."""
 
     provision: EtcdProvision | None = None
-    endpoints: tuple[Annotated[str, Field(pattern=ENDPOINT, max_length=262)], ...] | None = Field(
-        None, min_length=1, max_length=9
-    )
+    endpoints: Annotated[tuple[Endpoint, ...], AfterValidator(_up_to_nine)] | None = None
+    ca_secret_ref: CASecretRef | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         _exactly_one(provision=self.provision, endpoints=self.endpoints)
+        if self.ca_secret_ref and self.provision:
+            raise ValueError("caSecretRef goes with endpoints; a provisioned etcd speaks no TLS")
         return self
 
 
@@ -203,19 +271,25 @@ class FileStore(Model):
 class ObjectSecretRef(Model):
     """The credentials of a bucket, in the tier's namespace, or in its targetNamespace with `onCluster`."""
 
-    name: Name
-    access_key_id_key: Name = "access-key-id"
-    secret_access_key_key: Name = "secret-access-key"  # noqa: S105 (a key, no password)
+    name: ObjectName
+    access_key_id_key: Key = "access-key-id"
+    secret_access_key_key: Key = "secret-access-key"  # noqa: S105 (a key, no password)
     on_cluster: Bool = False
 
 
 class ObjectStore(Model):
     """KV in a bucket of S3 or the like."""
 
-    bucket: str = Field(min_length=3, max_length=63, pattern=r"^[a-z0-9][a-z0-9.-]*[a-z0-9]$")
+    bucket: str = Field(min_length=3, max_length=63, pattern=BUCKET)
     endpoint: str | None = Field(None, max_length=262, pattern=ENDPOINT)
-    region: str | None = Field(None, min_length=1, max_length=64, pattern=r"^[a-z0-9-]+$")
+    region: str | None = Field(None, min_length=1, max_length=64, pattern=REGION)
     secret_ref: ObjectSecretRef | None = None
+
+    @model_validator(mode="after")
+    def _is_found(self) -> Self:
+        if self.endpoint is None and self.region is None:
+            raise ValueError("set endpoint, or region for a bucket of Amazon's")
+        return self
 
 
 class NixlStorage(Model):
@@ -252,14 +326,20 @@ class Nixl(Model):
 class FileL3(Model):
     """A folder that engines share: a claim that many pods may mount, which fills up to `size` per rank."""
 
-    claim_name: Name
+    claim_name: ObjectName
     size_per_rank: Disk
+
+
+def _behind_hicache(backend: object) -> object:
+    if backend == "LMCache":
+        raise ValueError("SGLang refuses LMCache beside HiCache; for LMCache make a tier of that backend")
+    return backend
 
 
 class L3(Model):
     """What stands behind HiCache's host memory: a backend of this same tier, a claim, or another tier."""
 
-    backend: Literal["Mooncake", "Nixl", "File"] | None = None
+    backend: Annotated[Literal["Mooncake", "Nixl", "File"], BeforeValidator(_behind_hicache)] | None = None
     tier_ref: Ref | None = None
     file: FileL3 | None = None
 
@@ -275,7 +355,7 @@ class HiCache(Model):
     """HiCache's block. `hostMemoryGiBPerNode` is what all ranks of a node may hold, `ratio` times their GPU cache."""
 
     host_memory_gib_per_node: Int | None = Field(None, alias="hostMemoryGiBPerNode", ge=1, le=65536)
-    ratio: float | None = Field(None, gt=1, le=100)
+    ratio: Number | None = Field(None, gt=1, le=100)
     write_policy: Literal["WriteThrough", "WriteThroughSelective", "WriteBack"] = "WriteThrough"
     l3: L3 | None = None
 
@@ -294,16 +374,14 @@ class Selector(Model):
 class DRA(Model):
     """NICs by DRA claim."""
 
-    device_class_name: Name
+    device_class_name: ObjectName
     selectors: tuple[Selector, ...] = Field((), max_length=8)
 
 
 class ExtendedResource(Model):
     """NICs by a device plugin's resource."""
 
-    name: str = Field(
-        max_length=316, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
-    )
+    name: str = Field(max_length=316, pattern=RESOURCE)
 
 
 class Count(Model):
@@ -312,10 +390,27 @@ class Count(Model):
     count: Int = Field(ge=0, le=64)
 
 
+# Ports that every node has taken.
+_TAKEN = (
+    (10248, 10256, "which are the kubelet's and kube-proxy's"),
+    (30000, 60999, "which are the node ports and those of outgoing connections"),
+)
+
+
 class HostNetwork(Model):
-    """The node's own network for agents and engines; agents listen from `firstPort` on."""
+    """The node's own network for agents and engines; agents listen on HOST_PORTS ports from `firstPort` on."""
 
     first_port: Int = Field(ge=1024, le=65000)
+
+    @field_validator("first_port")
+    @classmethod
+    def _is_free(cls, first: int) -> int:
+        for lowest, highest, whose in _TAKEN:
+            if first <= highest and first + HOST_PORTS > lowest:
+                raise ValueError(
+                    f"it and the {HOST_PORTS - 1} ports after it must not be among {lowest} to {highest}, {whose}"
+                )
+        return first
 
 
 class RDMA(Model):
@@ -325,9 +420,7 @@ class RDMA(Model):
     extended_resource: ExtendedResource | None = None
     agents: Count
     engines: Count
-    net_devices: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_:.-]+$", max_length=64)], ...] = Field(
-        (), max_length=64
-    )
+    net_devices: tuple[Annotated[str, Field(pattern=DEVICE, max_length=64)], ...] = Field((), max_length=64)
     gid_index: Int | None = Field(None, ge=0, le=255)
     host_network: HostNetwork | None = None
 
@@ -384,7 +477,7 @@ class Placement(Model):
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = (Toleration(key="nvidia.com/gpu", operator="Exists"),)
     gpu_access: GPUAccess = GPUAccess()
-    priority_class_name: Name | None = None
+    priority_class_name: ObjectName | None = None
     gpus_per_node: Int | None = Field(None, ge=1, le=64)
 
 
@@ -463,7 +556,11 @@ class TierSpec(Model):
         hicache = spec.get("hicache")
         l3 = hicache.get("l3") if isinstance(hicache, dict) else None
         behind = l3.get("backend") if isinstance(l3, dict) else None
-        fields = {"spec.backend": spec.get("backend"), "spec.hicache.l3.backend": behind}
+        # LMCache is none of those that may stand behind, and says so itself.
+        fields = {
+            "spec.backend": spec.get("backend"),
+            "spec.hicache.l3.backend": behind if behind != "LMCache" else None,
+        }
         for block in BLOCKS:
             takes = [f"{f} is {v}" for f, v in fields.items() if isinstance(v, str) and v.lower() == block]
             if takes and block not in spec:
@@ -473,16 +570,20 @@ class TierSpec(Model):
         return spec
 
     @model_validator(mode="after")
-    def _has_nics(self) -> Self:
-        if (
-            self.mooncake
-            and self.mooncake.protocol == "RDMA"
-            and not (self.rdma and self.rdma.agents.count and self.rdma.engines.count)
-        ):
+    def _agrees(self) -> Self:
+        by_nics = self.mooncake is not None and self.mooncake.protocol == "RDMA"
+        if self.rdma and not by_nics and not (self.nixl and self.nixl.p2p):
             raise ValueError(
-                "mooncake.protocol RDMA needs rdma, with agents.count and engines.count of at least 1: a NIC on one "
-                "side only fails at transfer; set both, or protocol TCP"
+                "spec.rdma goes with mooncake.protocol RDMA or with nixl.p2p, since nothing else moves KV by it: "
+                "set the protocol, or remove rdma"
             )
+        if by_nics and not (self.rdma and self.rdma.agents.count and self.rdma.engines.count):
+            raise ValueError(
+                "mooncake.protocol RDMA needs spec.rdma, with agents.count and engines.count of at least 1, since a "
+                "NIC on one side only fails at transfer: set both, or mooncake.protocol to TCP"
+            )
+        if self.hicache and self.nixl and not self.nixl.storage:
+            raise ValueError("hicache.l3.backend Nixl needs nixl.storage, since nixl.p2p stores nothing")
         return self
 
     @field_validator("release")

@@ -101,19 +101,25 @@ class Credential:
 
 # In place of a Secret's name: credentials that are drawn once, and kept in the part's own Secret.
 DRAWN = ""
+# The key of a drawn password's version, which stands for it in hashes; its Secret has to hold both.
+DRAWN_AT = "drawn"
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a tier runs. `held` names parts that cannot be computed now, and stay as they are observed.
 
+    A held part that is among `parts` as well is put where none is observed yet.
+
     A part named AGENTS is the DaemonSet of its agents, one named CONNECTOR the ConfigMap that engines mount.
     Deployments and StatefulSets are its control plane. `memory` is a node's budget in GiB, for people to read.
+    `notices` are what a platform engineer should know about it.
     """
 
     parts: Sequence[Part]
     held: Sequence[str] = ()
     memory: Mapping[str, int] = field(default_factory=dict)
+    notices: Sequence["Notice"] = ()
 
     def part(self, name: str) -> Part | None:
         """Find a part by its name; None where this plan has none."""
@@ -149,7 +155,7 @@ class CredentialError(Exception):
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that an ML engineer should know about an attachment: a warning condition by type."""
+    """Something that people should know about a tier or an attachment: a warning condition by type."""
 
     type: str
     reason: str
@@ -168,11 +174,12 @@ class Refusal:
 class EnginePatch:
     """What an attachment adds to an engine's pod; pure data, kept as JSON on the engine's Object.
 
-    `tier` and `connector` say to what and how. `identity`, `since` and `library_since` tell which engine: the hash of
-    its cache identity, and the lowest versions of it and of its LMCache, or the like, that the rest is written for.
-    `guards` are variables that must not be the user's. `env`, `mounts`, `args`, `resources` (extended ones, by name)
-    and `capabilities` go into the engine's container, the rest into the pod. `claims` are a pod's resourceClaims, which
-    the container then uses. `affinity` holds nodeSelectorTerms.
+    `tier` and `connector` say to what and how. `identity`, `since` and `library_since` tell which engine: its
+    cache identity's hash or its keyspace, and the lowest versions of it and of its LMCache, or the like, that the rest
+    is written for. `guards` are variables that must not be the user's. `env`, `mounts`, `args`, `resources` (extended
+    ones, by name), `ports` and `capabilities` go into the engine's container, the rest into the pod. `claims` are a
+    pod's resourceClaims, which the container then uses. `affinity` holds nodeSelectorTerms. `role` is the engine's, if
+    the rest is written for it.
     """
 
     tier: str
@@ -181,10 +188,12 @@ class EnginePatch:
     since: Sequence[int] = ()
     library_since: Sequence[int] = ()
     guards: Sequence[str] = ()
+    role: str | None = None
     env: Sequence[kube.Manifest] = ()
     args: Sequence[str] = ()
     resources: Mapping[str, str] = field(default_factory=dict)
     claims: Sequence[kube.Manifest] = ()
+    ports: Sequence[kube.Manifest] = ()
     capabilities: Sequence[str] = ()
     host_network: bool = False
     mounts: Sequence[kube.Manifest] = ()
@@ -210,15 +219,31 @@ class EnginePatch:
     def holds(self, engine: Engine) -> bool:
         """Tell whether this patch is still right for an engine that may have changed since."""
         return (
-            self.identity == engine.identity.digest
+            self.identity in (engine.identity.digest, engine.keyspace)
             and (engine.version is None or engine.version >= tuple(self.since))
             and (engine.lmcache is None or engine.lmcache >= tuple(self.library_since))
             and engine.env_names.isdisjoint(self.guards)
+            and self.role in (None, engine.role)
         )
 
     def with_notice(self, notice: Notice) -> "EnginePatch":
         """Add a notice."""
         return replace(self, notices=(*self.notices, notice))
+
+
+def gpus_per_node(tier: Tier, site: Site, needed_by: str) -> int:
+    """Tell what a node's memory is divided by: as the tier says, else as it was first composed, else the largest pool.
+
+    Raises:
+        Invalid: nobody knows; `needed_by` is the field that needs it.
+    """
+    gpus = tier.spec.placement.gpus_per_node or tier.gpus_per_node or site.gpus_per_node
+    if not gpus:
+        raise Invalid(
+            f"spec.placement.gpusPerNode is required with {needed_by}, since InferenceCluster "
+            f"{tier.spec.inference_cluster_ref.name} reports no GPU pools"
+        )
+    return gpus
 
 
 def unsupported(engine: Engine, kinds: Sequence[str], otherwise: str) -> Refusal | None:

@@ -6,9 +6,9 @@ Options whose defaults have moved between versions are explicit; docs/facts.md n
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from function import kube, placement
+from function import kube, placement, workloads
 from function.backends.base import EnginePatch, Notice, Refusal, Tier
-from function.engines import Engine
+from function.engines import Engine, sglang, versions
 
 CONNECTOR = "HiCache"
 
@@ -17,6 +17,8 @@ _WRITE_POLICIES = {
     "WriteThroughSelective": "write_through_selective",
     "WriteBack": "write_back",
 }
+# What the newer versions do by themselves: a lookup may take a second, and then KV is computed.
+_PREFETCH = "timeout"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,15 @@ class Store:
     annotations: Mapping[str, str] = field(default_factory=dict)
     notices: Sequence[Notice] = ()
 
+    def args(self) -> list[str]:
+        """Write it as SGLang's arguments."""
+        extra = [f"--hicache-storage-backend-extra-config={kube.compact(dict(self.extra))}"] if self.extra else []
+        return [
+            f"--hicache-storage-backend={self.backend}",
+            f"--hicache-storage-prefetch-policy={_PREFETCH}",
+            *extra,
+        ]
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -51,7 +62,24 @@ class Memory:
         return [f"--hicache-size={self.size}"] if self.size is not None else [f"--hicache-ratio={self.ratio}"]
 
 
-def attach(tier: Tier, engine: Engine, memory: Memory, write_policy: str, store: Store | None) -> EnginePatch | Refusal:
+@dataclass(frozen=True)
+class _Keyed:
+    """From which SGLang on a store's keys tell pipeline stages, and slices of context parallelism; None for never."""
+
+    stages: versions.Version | None
+    slices: versions.Version | None
+
+
+_KEYED: Mapping[str, _Keyed] = {
+    "mooncake": _Keyed(stages=(0, 5, 8), slices=(0, 5, 11)),
+    "nixl": _Keyed(stages=None, slices=None),
+    "file": _Keyed(stages=(0, 5, 10), slices=(0, 5, 14)),
+}
+
+
+def attach(
+    tier: Tier, engine: Engine, memory: Memory, write_policy: str, store: Store | None, *, owner: Tier | None = None
+) -> EnginePatch | Refusal:
     """Attach an SGLang engine.
 
     Args:
@@ -60,8 +88,92 @@ def attach(tier: Tier, engine: Engine, memory: Memory, write_policy: str, store:
         memory: Its host memory.
         write_policy: The tier's `hicache.writePolicy`.
         store: What stands behind; None for host memory alone.
+        owner: The tier that runs the store, where it is another one.
 
     Returns:
         The patch, or why it cannot be: without the radix cache there is nothing to offload.
     """
-    raise NotImplementedError
+    if engine.line.flags("--disable-radix-cache"):
+        return Refusal(
+            "RadixCacheDisabled",
+            "engine.args set --disable-radix-cache, without which SGLang has nothing to offload; remove it, or the "
+            "tierRef",
+        )
+    if engine.line.value("--disaggregation-mode") == "decode":
+        return Refusal(
+            "DecodeNotAttached",
+            "a decode engine (--disaggregation-mode decode) gets its KV from prefill engines, where SGLang's cache "
+            "belongs; name the tier in their ModelDeployment, and remove it from this one",
+        )
+    if store and (refusal := _mixed_up(engine, store)):
+        return refusal
+    io, layout = _memory_layout(engine)
+    behind = store or Store("")
+    return EnginePatch(
+        tier=tier.ref,
+        connector=CONNECTOR,
+        # Nobody shares an engine's own memory.
+        identity=engine.keyspace if store else engine.identity.digest,
+        since=engine.kind.oldest,
+        env=behind.env,
+        args=[
+            "--enable-hierarchical-cache",
+            *memory.args(),
+            f"--hicache-write-policy={_WRITE_POLICIES[write_policy]}",
+            f"--hicache-io-backend={io}",
+            f"--hicache-mem-layout={layout}",
+            *(store.args() if store else ()),
+        ],
+        resources=behind.resources,
+        claims=behind.claims,
+        capabilities=behind.capabilities,
+        host_network=behind.host_network,
+        mounts=behind.mounts,
+        volumes=behind.volumes,
+        # NetworkPolicies of the tier that runs the store let this one in.
+        labels=workloads.engines(owner or tier),
+        annotations=behind.annotations,
+        **placement.placed(tier.spec.placement),
+        notices=behind.notices,
+    )
+
+
+def _memory_layout(engine: Engine) -> tuple[str, str]:
+    """Tell what moves pages, and how they lie in host memory.
+
+    Before 0.5.14, FlashAttention 3 could not decode beside the kernel: SGLang would take another one for decoding, or
+    go over to direct by itself.
+    """
+    assert engine.version
+    if engine.version < versions.SGLANG_FA3_KERNEL and sglang.decodes_by_fa3(engine.line):
+        return "direct", "page_first_direct"
+    return "kernel", "page_first"
+
+
+def _mixed_up(engine: Engine, store: Store) -> Refusal | None:
+    """Say why an engine would read other KV than it wrote; None where keys tell everything apart."""
+    support, version = engine.support, engine.version
+    assert isinstance(support, versions.SGLang)
+    assert version
+    shown = f"SGLang {versions.show(version)}"
+    if engine.identity.lora and not support.lora_keyed:
+        first = next(row for row in versions.SGLANG_TABLE if row.lora_keyed)
+        return Refusal(
+            "LoRANotIsolated",
+            f"{shown} keys a LoRA adapter's pages as its base model's in what stands behind host memory, so answers "
+            f"could be wrong; take {versions.show(first.since)} or newer, remove the adapters, or name a HiCache tier "
+            "without l3",
+        )
+    keyed = _KEYED[store.backend]
+    splits = (
+        (sglang.pipeline(engine.line) > 1, keyed.stages, "pipeline stages", "use tensor parallelism alone"),
+        (sglang.sliced(engine.line), keyed.slices, "slices of context parallelism", "remove it"),
+    )
+    for used, since, what, fix in splits:
+        if used and (since is None or version < since):
+            newer = f"take {versions.show(since)} or newer, or " if since else ""
+            return Refusal(
+                "RanksNotIsolated",
+                f"{shown} keys all {what} alike in {store.backend}, so answers could be wrong; {newer}{fix}",
+            )
+    return None

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from function import kube
+from function.engines.args import CommandLine
 from function.engines.identity import Identity
 from function.engines.kind import Kind
 from function.engines.versions import VLLM, SGLang, Version
@@ -12,7 +14,8 @@ class Engine:
     """What a backend sees of an engine when it decides how to attach it.
 
     `ranks` is TP x PP x DP, the processes in one pod. `support` is the version table's row, None for a version that is
-    unknown or too old. `lmcache` is the LMCache in the image, None where unknown.
+    unknown or too old. `lmcache` is the LMCache in the image, None where unknown. `line` is its command line.
+    `role` is Prefill or Decode where the user has split the work.
     """
 
     kind: Kind
@@ -24,3 +27,13 @@ class Engine:
     dra: bool
     lmcache: Version | None
     env_names: frozenset[str]
+    line: CommandLine
+    role: str | None = None
+
+    @property
+    def keyspace(self) -> str:
+        """A hash of what engines have to agree on to share a store whose keys hold no more than tokens and a rank.
+
+        The version is part of it, since no engine promises that another version's pages look alike.
+        """
+        return kube.digest([self.identity.value, self.identity.lora, self.kind.layout(self.line), self.version])[:12]

@@ -9,7 +9,12 @@ from types import MappingProxyType
 # What the kubelet replaces by a variable, or, doubled, by itself.
 REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_.-][A-Za-z0-9_.-]*)\)")
 # Flags that always take a value, which may be a secret that only the kubelet knows.
-VALUED = frozenset({"--api-key", "--model", "--served-model-name", "--download-dir", "--host", "--port", "--root-path"})
+VALUED = frozenset(
+    {
+        *("--api-key", "--admin-api-key", "--model", "--served-model-name", "--download-dir", "--host", "--port"),
+        "--root-path",
+    }
+)
 SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh"})
 
 # The shortest prefix that vLLM's parser could still take for a long flag; a shorter one is always ambiguous.

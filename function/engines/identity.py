@@ -37,7 +37,12 @@ class Identity:
     @property
     def seed(self) -> str:
         """The PYTHONHASHSEED of this identity: it seeds the first hash of every prefix chain."""
-        return str(int(kube.digest(self.value)[:16], 16) % _SEEDS)
+        return seed(self.value)
+
+
+def seed(text: str) -> str:
+    """Give the PYTHONHASHSEED of a text: a decimal number below 2**32."""
+    return str(int(kube.digest(text)[:16], 16) % _SEEDS)
 
 
 def is_hub_id(model: str) -> bool:

@@ -11,7 +11,7 @@ from function.engines.kind import Kind
 KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (vllm.KIND, sglang.KIND)}
 
 CONTAINER = "engine"
-_PORT_NAME = "http"
+PORT_NAME = "http"
 # Loading a large model takes long; an engine that is still loading is not a dead one.
 _STARTUP_SECONDS = 3600
 _PROBE_PERIOD = 10
@@ -51,6 +51,8 @@ def read(spec: EngineSpec, *, namespace: str, name: str) -> tuple[Engine, Comman
         dra=bool(spec.resources and spec.resources.claims),
         lmcache=versions.lmcache_of_image(spec.image),
         env_names=frozenset(e.name for e in spec.env),
+        line=line,
+        role=spec.kv_cache.role if spec.kv_cache else None,
     )
     return engine, line
 
@@ -74,7 +76,7 @@ def pod_template(spec: EngineSpec, line: CommandLine, labels: dict[str, str]) ->
     """
     kind = KINDS[spec.name]
     scheme = {"scheme": "HTTPS"} if line.flags("--ssl-keyfile", "--ssl-certfile") else {}
-    health = {"httpGet": {"path": "/health", "port": _PORT_NAME, **scheme}}
+    health = {"httpGet": {"path": "/health", "port": PORT_NAME, **scheme}}
     container = kube.prune(
         {
             "name": CONTAINER,
@@ -82,7 +84,7 @@ def pod_template(spec: EngineSpec, line: CommandLine, labels: dict[str, str]) ->
             "command": list(spec.command or kind.command),
             "args": [*spec.args, *(word for word in kind.listen if not line.flags(word.partition("=")[0]))],
             "env": [e.manifest() for e in spec.env],
-            "ports": [{"name": _PORT_NAME, "containerPort": port(kind, line)}],
+            "ports": [{"name": PORT_NAME, "containerPort": port(kind, line)}],
             "resources": _resources(spec, kind.ranks(line)),
             "startupProbe": health
             | {"periodSeconds": _PROBE_PERIOD, "failureThreshold": _STARTUP_SECONDS // _PROBE_PERIOD},
@@ -118,7 +120,7 @@ def finish(template: kube.Manifest) -> kube.Manifest:
 
 def service_port(kind: Kind, line: CommandLine) -> kube.Manifest:
     """The Service's port in front of an engine."""
-    return {"name": _PORT_NAME, "port": port(kind, line), "targetPort": _PORT_NAME}
+    return {"name": PORT_NAME, "port": port(kind, line), "targetPort": PORT_NAME}
 
 
 def _resources(spec: EngineSpec, gpus: int) -> kube.Manifest:

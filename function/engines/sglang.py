@@ -1,4 +1,7 @@
-"""SGLang: how it is started, reached, and read."""
+"""SGLang: how it is started, reached, and read.
+
+Its parser takes any prefix of an option's name that no other option begins with; `--tp` and `--dp` are no more.
+"""
 
 from function.engines import versions
 from function.engines.args import CommandLine
@@ -7,8 +10,10 @@ from function.engines.kind import Kind
 # What a user may have wired by hand; a tier never adds a second one, or overwrites it.
 OWN_WIRING = (
     *("--enable-hierarchical-cache", "--enable-hicache", "--hicache-ratio", "--hicache-size", "--hicache-write-policy"),
-    *("--hicache-storage-backend", "--hicache-storage-backend-extra-config", "--enable-lmcache"),
-    *("--hicache-storage-prefetch-policy", "--hicache-mem-layout", "--hicache-io-backend", "--lmcache-config-file"),
+    *("--hicache-host-memory-mode", "--hicache-host-memory-fraction", "--hicache-mem-layout", "--hicache-io-backend"),
+    *("--hicache-storage-backend", "--hicache-storage-backend-extra-config", "--hicache-storage-prefetch-policy"),
+    *("--enable-lmcache", "--lmcache-config-file", "--enable-flexkv", "--flexkv-config-file", "--radix-cache-backend"),
+    *("--enable-unified-cache-external-linker",),
 )
 
 # Options that change no KV: what every other option does is not ours to guess, so it makes another identity.
@@ -16,25 +21,55 @@ OWN_WIRING = (
 HARMLESS = frozenset(
     {
         *("--model-path", "--model", "--trust-remote-code", "--download-dir", "--tokenizer-mode", "--random-seed"),
-        *("--host", "--port", "--api-key", "--log-level", "--log-level-http", "--log-requests", "--enable-metrics"),
-        *("--tp-size", "--tp", "--tensor-parallel-size", "--pp-size", "--pp", "--pipeline-parallel-size"),
+        *("--host", "--port", "--api-key", "--admin-api-key", "--log-level", "--log-level-http", "--log-requests"),
+        *("--log-requests-level", "--enable-metrics", "--enable-metrics-for-all-schedulers", "--stream-interval"),
+        *("--tp-size", "--tp", "--tensor-parallel-size", "--pp-size", "--pipeline-parallel-size"),
         *("--dp-size", "--dp", "--data-parallel-size", "--mem-fraction-static", "--max-running-requests"),
         *("--max-prefill-tokens", "--chunked-prefill-size", "--schedule-policy", "--schedule-conservativeness"),
-        *("--cuda-graph-max-bs", "--disable-cuda-graph", "--watchdog-timeout", "--chat-template"),
-        *("--tool-call-parser", "--reasoning-parser", "--enable-cache-report", "--skip-server-warmup"),
-        *("--show-time-cost", "--decode-log-interval", "--served-model-name"),
+        *("--cuda-graph-max-bs", "--cuda-graph-max-bs-decode", "--cuda-graph-max-bs-prefill", "--disable-cuda-graph"),
+        *("--watchdog-timeout", "--chat-template", "--tool-call-parser", "--reasoning-parser", "--enable-cache-report"),
+        *("--skip-server-warmup", "--show-time-cost", "--decode-log-interval", "--served-model-name", "--warmups"),
+        *("--sleep-on-idle", "--grammar-backend", "--disable-overlap-schedule", "--ssl-keyfile", "--ssl-certfile"),
     }
+)
+
+_TENSOR = ("--tp-size", "--tensor-parallel-size", "--tp")
+_PIPELINE = ("--pp-size", "--pipeline-parallel-size")
+_DATA = ("--dp-size", "--data-parallel-size", "--dp")
+# Within the TP group; --enable-dp-attention is the older way to ask for it.
+_ATTENTION_DATA = ("--attn-dp-size", "--attention-data-parallel-size")
+_CONTEXT = ("--attn-cp-size", "--attention-context-parallel-size")
+_CONTEXT_SWITCHES = (
+    *("--enable-prefill-cp", "--enable-prefill-context-parallel"),
+    *("--enable-nsa-prefill-context-parallel", "--enable-dsa-prefill-context-parallel"),
 )
 
 
 def ranks(line: CommandLine) -> int:
     """How many processes, and so GPUs, one pod runs: TP x PP, times DP where each replica has its own GPUs."""
-    data = 1 if line.flags("--enable-dp-attention") else line.integer("--dp-size", "--data-parallel-size", "--dp")
-    return (
-        line.integer("--tp-size", "--tensor-parallel-size", "--tp")
-        * line.integer("--pp-size", "--pipeline-parallel-size", "--pp")
-        * data
-    )
+    data = 1 if line.flags("--enable-dp-attention") else line.integer(*_DATA)
+    return line.integer(*_TENSOR) * pipeline(line) * data
+
+
+def pipeline(line: CommandLine) -> int:
+    """How many stages hold a layer range each."""
+    return line.integer(*_PIPELINE)
+
+
+def sliced(line: CommandLine) -> bool:
+    """Whether ranks may hold slices of a page's tokens, by context parallelism."""
+    return line.integer(*_CONTEXT) > 1 or bool(line.flags(*_CONTEXT_SWITCHES))
+
+
+def decodes_by_fa3(line: CommandLine) -> bool:
+    """Whether the user asks for FlashAttention 3 for decoding, which has decided how host memory is laid out."""
+    return (line.value("--decode-attention-backend") or line.value("--attention-backend")) == "fa3"
+
+
+def layout(line: CommandLine) -> tuple[int, ...]:
+    """How KV lies in host memory and is split: TP, PP, DP and CP of attention, and the decode kernel."""
+    data = line.integer(*_DATA) if line.flags("--enable-dp-attention") else line.integer(*_ATTENTION_DATA)
+    return (line.integer(*_TENSOR), pipeline(line), data, line.integer(*_CONTEXT), int(decodes_by_fa3(line)))
 
 
 KIND = Kind(
@@ -50,6 +85,7 @@ KIND = Kind(
     lora=("--enable-lora", "--lora-paths"),
     source_env=("SGLANG_USE_MODELSCOPE", "HF_ENDPOINT", "HF_HUB_OFFLINE"),
     ranks=ranks,
+    layout=layout,
     support=versions.sglang,
     oldest=versions.SGLANG_TABLE[0].since,
     example="0.5.23",

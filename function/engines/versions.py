@@ -53,7 +53,10 @@ VLLM_MOONCAKE: Version = (0, 22, 0)
 VLLM_CACHE_PREFIX: Version = (0, 24, 0)  # MooncakeStoreConnector keys begin with a prefix that we give
 VLLM_TIER_FS: Version = (0, 22, 0)  # OffloadingConnector's TieringOffloadingSpec with a folder
 VLLM_TIER_OBJ: Version = (0, 26, 0)  # with a bucket, whose credentials come from the environment; before, from the args
+# Before, data-parallel replicas of a pod map one file in /dev/shm, each for itself.
+VLLM_TIER_REPLICAS: Version = (0, 26, 0)
 VLLM_LORA_HASHED: Version = (0, 31, 0)  # an adapter's name and path are in its blocks' hashes; before, its name at most
+VLLM_HANDSHAKE: Version = (0, 13, 0)  # NixlConnector compares model, dtype and version before it reads
 VLLM_LEASE: Version = (0, 22, 0)  # NixlConnector's kv_lease_duration, instead of an environment variable
 
 
@@ -79,6 +82,13 @@ SGLANG_TABLE: tuple[SGLang, ...] = (
         source="wheel 0.5.20: mem_cache/utils.py seeds page hashes by extra_key",
     ),
 )
+
+# SGLang's hierarchical cache, each from the version whose wheel first has what is meant.
+SGLANG_FA3_KERNEL: Version = (0, 5, 14)  # FlashAttention 3 decodes beside hicache-io-backend kernel
+SGLANG_FILE_BOUND: Version = (0, 5, 14)  # hicache-storage-backend file evicts, instead of filling its volume
+# hicache-storage-backend nixl closes its files and gives each transfer a number of its own; before 0.5.13 it does
+# neither, and from 0.5.15 to 0.5.19 two transfers may mean each other's files.
+SGLANG_NIXL: Version = (0, 5, 20)
 
 # LMCache lines that decide how its remote is given; read in the wheels of 0.3.7, 0.3.9.post2, 0.3.11, 0.4.5 and 0.5.6.
 LMCACHE_RESP: Version = (0, 4, 5)  # resp:// with credentials from env; before it, redis:// with the password in the URL

@@ -29,12 +29,27 @@ HARMLESS = frozenset(
 
 def ranks(line: CommandLine) -> int:
     """How many processes, and so GPUs, one pod runs: TP x PP x DP of its args, the DP that is local to it."""
-    local = ("--data-parallel-size-local", "-dpl")
     return (
         line.integer("--tensor-parallel-size", "-tp")
         * line.integer("--pipeline-parallel-size", "-pp")
         * line.integer("--prefill-context-parallel-size", "-pcp")
-        * line.integer(*(local if line.flags(*local) else ("--data-parallel-size", "-dp")))
+        * replicas(line)
+    )
+
+
+def replicas(line: CommandLine) -> int:
+    """How many data-parallel replicas one pod runs: those that are local to it."""
+    local = ("--data-parallel-size-local", "-dpl")
+    return line.integer(*(local if line.flags(*local) else ("--data-parallel-size", "-dp")))
+
+
+def layout(line: CommandLine) -> tuple[int, ...]:
+    """How KV is split: TP, PP, and the context parallelism of prefill and decode."""
+    return (
+        line.integer("--tensor-parallel-size", "-tp"),
+        line.integer("--pipeline-parallel-size", "-pp"),
+        line.integer("--prefill-context-parallel-size", "-pcp"),
+        line.integer("--decode-context-parallel-size", "-dcp"),
     )
 
 
@@ -50,6 +65,7 @@ KIND = Kind(
     lora=("--enable-lora", "--lora-modules"),
     source_env=("VLLM_USE_MODELSCOPE", "VLLM_MODEL_REDIRECT_PATH", "HF_ENDPOINT", "HF_HUB_OFFLINE"),
     ranks=ranks,
+    layout=layout,
     support=versions.vllm,
     oldest=versions.VLLM_TABLE[0].since,
     example="0.33.0",

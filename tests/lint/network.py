@@ -95,16 +95,19 @@ def policy_ports_exist(bundle: Bundle) -> Iterator[str]:
 def listeners_are_guarded(bundle: Bundle) -> Iterator[str]:
     """Every port of a pod that is ours is let in by a NetworkPolicy that selects the pod, and never for everybody.
 
-    What we run does not ask who is there. On the host's network no policy binds; that is told in a condition.
+    What we run does not ask who is there. On the host's network no policy binds; that is told in a condition. A port
+    named health is for its node's kubelet, whom policies do not hold back. Where pods of ours are on the host's network
+    themselves, no selector means them, and whom they ask has to be open.
     """
+    on_nodes = any(pod.ours and pod.spec.get("hostNetwork") for pod in bundle.pods)
     for pod in bundle.pods:
         for port in pod.ports if pod.ours else ():
             rules = [rule for policy in _policies(bundle, pod) for rule in items(field(policy, "spec"), "ingress")]
             opening = [rule for rule in rules if _opens(rule, port)]
             where = f"{pod.where}.containers: port {port.get('name', port.get('containerPort'))}"
-            if not opening:
+            if not opening and port.get("name") != "health":
                 yield f"{where} is in no NetworkPolicy that selects the pod"
-            elif any(_for_everybody(rule) for rule in opening):
+            elif not on_nodes and any(_for_everybody(rule) for rule in opening):
                 yield f"{where} is open to everybody"
 
 

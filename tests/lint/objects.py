@@ -49,8 +49,10 @@ def names_are_valid(bundle: Bundle) -> Iterator[str]:
 
 
 def labels_are_valid(bundle: Bundle) -> Iterator[str]:
-    """Labels, and the selectors that speak of them, have valid keys and values."""
+    """Labels, and the selectors that speak of them, have valid keys and values. A rule's are Prometheus' own."""
     for node in bundle.nodes:
+        if "rules" in node.path:
+            continue
         if isinstance(node.value, Mapping) and (node.key in _LABELS or _is_service_selector(node)):
             for key, value in node.value.items():
                 if objection := key_objection(key) or LABEL_VALUE.objection(value):

@@ -21,6 +21,8 @@ REDIS = "spec.lmcache.remote.redis"
 ENGINE = "spec.engine"
 # The examples' engines name this Secret of the user's.
 USERS = frozenset({"Secret/hf-token"})
+# Keys of Secrets that hold no secret.
+PUBLIC = frozenset({"username", "user", "drawn", "users.acl", "ca.crt"})
 NEW, OLD = "lmcache-current", "lmcache"
 CLASS = {DISK: {"storageClassName": "nvme", "sizePerNode": "1Ti"}}
 LONGEST = "shared.tier" + 52 * "x"  # 63 characters, the most that Crossplane takes
@@ -44,9 +46,36 @@ class Variant(NamedTuple):
 
 
 AGENT, IN_PROCESS, UNATTACHED = "LMCacheMPConnector", "LMCacheConnectorV1", ""
+MOONCAKE = "MooncakeStoreConnector"
+TCP: Changes = {"spec.mooncake.protocol": "TCP", "spec.rdma": GONE}
+FOLDER = {"hostPath": {"path": "/mnt/nvme/kv"}, "sizePerNode": "1Ti"}
+ETCD = "spec.mooncake.etcd"
+CONNECTORS = {
+    "lmcache": IN_PROCESS,
+    "lmcache-current": AGENT,
+    "lmcache-inprocess": IN_PROCESS,
+    "lmcache-valkey": AGENT,
+    "mooncake": MOONCAKE,
+    "mooncake-ha": MOONCAKE,
+    "sglang-mooncake": "HiCache",
+    "hicache-mooncake": "HiCache",
+    "nixl-storage": "OffloadingConnector",
+    "nixl-p2p": "NixlConnector",
+}
+
+STORAGE, P2P = "nixl-storage", "nixl-p2p"
+BUCKET = "spec.nixl.storage.obj"
+FILES: Changes = {BUCKET: GONE, "spec.nixl.storage.fs": FOLDER}
+SGLANG: Changes = {
+    f"{ENGINE}.name": "SGLang",
+    f"{ENGINE}.image": "lmsysorg/sglang:v0.5.23",
+    f"{ENGINE}.args": ["--model-path=Qwen/Qwen3-32B", "--tp-size=2"],
+}
+BY_CLAIM: Changes = {"spec.rdma.extendedResource": GONE, "spec.rdma.dra": {"deviceClassName": "nics"}}
+WITHOUT: Changes = {f"{ENGINE}.kvCache.role": GONE, f"{ENGINE}.kvCache.onUnavailable": "ServeWithout"}
 
 VARIANTS = [
-    *(Variant(f"example {name}", name, AGENT if name == NEW else IN_PROCESS) for name in names()),
+    *(Variant(f"example {name}", name, CONNECTORS[name]) for name in names()),
     Variant("memory is shared through the node's folder", NEW, AGENT, {"spec.lmcache.ipc": "Shared"}),
     Variant("agents see GPUs by CDI", NEW, AGENT, {"spec.placement.gpuAccess.type": "CDI"}),
     Variant("the default runtime is NVIDIA's", NEW, AGENT, {"spec.placement.gpuAccess.runtimeClassName": ""}),
@@ -150,6 +179,67 @@ VARIANTS = [
         {},
         {f"{ENGINE}.args": ["--model=Qwen/Qwen3-32B", '--kv-transfer-config={"kv_connector":"NixlConnector"}']},
     ),
+    *(
+        Variant(f"Mooncake: {story}", example, MOONCAKE, tier, engine)
+        for story, example, tier, engine in (
+            ("huge pages of a gigabyte", "mooncake", {"spec.mooncake.hugePages": "1Gi"}, {}),
+            ("no huge pages", "mooncake", {"spec.mooncake.hugePages": GONE}, {}),
+            ("TCP", "mooncake", TCP, {}),
+            ("TCP, all of the disk's folder", "mooncake", {**TCP, "spec.mooncake.disk": FOLDER}, {}),
+            ("metadata by HTTP", "mooncake", {"spec.mooncake.metadata": "HTTP"}, {}),
+            ("the host's network", "mooncake", {"spec.rdma.hostNetwork": {"firstPort": 21850}}, {}),
+            (
+                "devices by name",
+                "mooncake",
+                {"spec.rdma.netDevices": ["mlx5_0", "mlx5_1"], "spec.rdma.gidIndex": 3},
+                {},
+            ),
+            ("monitoring", "mooncake", {"spec.monitoring": {}}, {}),
+            ("an etcd without volumes", "mooncake-ha", {ETCD: {"provision": {"replicas": 1, "ephemeral": True}}}, {}),
+            ("an etcd that is there", "mooncake-ha", {ETCD: {"endpoints": ["http://etcd.kv.svc:2379"]}}, {}),
+            ("three masters over TCP", "mooncake-ha", TCP, {}),
+            ("an older vLLM", "mooncake", {}, {f"{ENGINE}.image": "vllm/vllm-openai:v0.22.1"}),
+        )
+    ),
+    Variant(
+        "Mooncake: an etcd that is there, by TLS",
+        "mooncake-ha",
+        MOONCAKE,
+        {ETCD: {"endpoints": ["https://etcd.kv.svc:2379"], "caSecretRef": {"name": "etcd-ca", "onCluster": True}}},
+        external=frozenset({"Secret/etcd-ca"}),
+    ),
+    Variant(
+        "Mooncake: a vLLM that is too old",
+        "mooncake",
+        UNATTACHED,
+        {},
+        {f"{ENGINE}.image": "vllm/vllm-openai:v0.21.0", f"{ENGINE}.kvCache.onUnavailable": "ServeWithout"},
+    ),
+    Variant(
+        "Mooncake: SGLang over RDMA",
+        "mooncake",
+        "HiCache",
+        {},
+        {
+            f"{ENGINE}.name": "SGLang",
+            f"{ENGINE}.image": "lmsysorg/sglang:v0.5.5",
+            f"{ENGINE}.args": ["--model-path=Qwen/Qwen3-32B", "--tp-size=2"],
+        },
+    ),
+    *(
+        Variant(f"Nixl: {story}", example, connector, tier, engine)
+        for story, example, connector, tier, engine in (
+            ("files", STORAGE, "OffloadingConnector", FILES, {}),
+            ("files behind SGLang", STORAGE, "HiCache", FILES, SGLANG),
+            ("objects behind SGLang", STORAGE, "HiCache", {}, SGLANG),
+            ("not Amazon's", STORAGE, "OffloadingConnector", {f"{BUCKET}.endpoint": "http://s3:80"}, {}),
+            ("the NICs by claim", P2P, "NixlConnector", BY_CLAIM, {}),
+            ("no NICs", P2P, "NixlConnector", {"spec.rdma": GONE}, {}),
+            ("a port for each rank", P2P, "NixlConnector", {}, {f"{ENGINE}.args": ["--model=a/b", "-dp=3"]}),
+            ("the host's network", P2P, "NixlConnector", {"spec.rdma.hostNetwork": {"firstPort": 9300}}, {}),
+            ("no role", P2P, UNATTACHED, {}, WITHOUT),
+        )
+    ),
     Variant(
         "names are as long as they may be, and have dots",
         NEW,
@@ -161,21 +251,22 @@ VARIANTS = [
 
 
 class Landed(NamedTuple):
-    """What a variant comes to: the renders of tier and deployment, and the password that they may not show."""
+    """What a variant comes to: the renders of tier and deployment, and what they may not show."""
 
     variant: Variant
     tier: Rendered
     deployment: Rendered
-    password: bytes
+    secrets: tuple[bytes, ...]
 
     @property
     def context(self) -> Context:
         """What the manifests alone do not tell: where this engine is not attached, others are."""
-        others = {kube.LABEL_TIER: self.tier.composite["status"]["connector"]["configMap"]}
+        instances = {m["metadata"]["labels"]["app.kubernetes.io/instance"] for m in self.tier.manifests}
+        others = tuple({kube.LABEL_TIER: instance} for instance in instances)
         return Context(
             external=USERS | self.variant.external,
-            external_pods=() if self.variant.connector else (others,),
-            secrets=(self.password,),
+            external_pods=() if self.variant.connector else others,
+            secrets=self.secrets,
         )
 
 
@@ -185,13 +276,14 @@ def land(variant: Variant) -> Landed:
     tier = changed(load(folder / "tier.yaml")[0], variant.tier)
     deployment = changed(load(folder / "deployment.yaml")[0], variant.deployment)
     required = load(folder / "required.yaml")
-    (secret,) = (r for r in required if r["kind"] == "Secret")
-    key = load(folder / "tier.yaml")[0]["spec"]["lmcache"]["remote"]["redis"]["secretRef"].get(
-        "passwordKey", "password"
-    )
-    password = variant.password or base64.b64decode(secret["data"][key])
-    secret["data"][key] = base64.b64encode(password).decode()
-    return Landed(variant, render(tier, (), required), render(deployment, (), [*required, tier]), password)
+    for secret in (r for r in required if variant.password and r["kind"] == "Secret"):
+        other = base64.b64encode(variant.password).decode()
+        secret["data"] = {key: value if key in PUBLIC else other for key, value in secret["data"].items()}
+    rendered = render(tier, (), required)
+    holders = [*required, *rendered.manifests]
+    shown = {v for m in holders if m["kind"] == "Secret" for k, v in m["data"].items() if k not in PUBLIC}
+    secrets = tuple(sorted(base64.b64decode(value) for value in shown))
+    return Landed(variant, rendered, render(deployment, (), [*required, tier]), secrets)
 
 
 @pytest.fixture(scope="module", params=VARIANTS, ids=lambda variant: variant.story)

@@ -74,6 +74,18 @@ VARIANTS = {
 }
 
 
+# Their tiers draw a password when they are first seen, each renderer another one.
+DRAWN = frozenset({"lmcache-valkey"})
+
+
+def tells(example: str, part: str, variant: Variant) -> bool:
+    """Whether a variant is one of this example's."""
+    kinds = {manifest["kind"] for manifest in load(EXAMPLES / example / "required.yaml")}
+    if part == "tier" and not variant.observed and example in DRAWN:
+        return False
+    return "Secret" in kinds or variant.there != ALL - {"Secret"}
+
+
 def world(example: str, part: str, variant: Variant) -> World:
     """Take an example's files, as a variant leaves them."""
     folder = EXAMPLES / example
@@ -148,6 +160,7 @@ def _status(composite: Manifest) -> dict[str, Any]:
         for example in names()
         for part in PARTS
         for variant in VARIANTS[part]
+        if tells(example, part, variant)
     ],
 )
 def test_both_renderers_agree(example: str, part: str, variant: Variant, functions: Path, tmp_path: Path) -> None:
@@ -161,7 +174,7 @@ def test_both_renderers_agree(example: str, part: str, variant: Variant, functio
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("example", names())
 def test_defaults_change_nothing(example: str, part: str, functions: Path, tmp_path: Path) -> None:
-    of = world(example, part, Variant("", ALL))
+    of = world(example, part, Variant("", ALL, observed=example in DRAWN))
     assert said_by_core(run_core(of, functions, tmp_path, defaults=True)) == said_in_process(render(*of))
 
 

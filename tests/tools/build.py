@@ -1,8 +1,8 @@
 """Builds the programs that the tests run, each once, into a cache outside the checkout.
 
-The folders core, crossplane, provider and xrd beside this file are Go modules that pin a version each. In comes the
-name of a program; out comes the path of its binary, or of a folder with the CRDs that the pinned module carries. An
-entry of the cache is named after a hash of its module's files and the Go version, so that a change makes a new one.
+The folders beside this file are Go modules that pin a version each. In comes the name of a program; out comes the path
+of its binary, or of a folder with the CRDs that the pinned module carries. An entry of the cache is named after a hash
+of its module's files and the Go version, so that a change makes a new one.
 
 `python -m tests.tools.build` builds everything and prints how long each took.
 """
@@ -22,12 +22,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-Tool = Literal["core", "crossplane", "xrd"]
+Tool = Literal["core", "crossplane", "promql", "xrd"]
 
 _MODULES = Path(__file__).parent
 _PACKAGES: dict[Tool, str] = {
     "core": "github.com/crossplane/crossplane/v2/cmd/crossplane",
     "crossplane": "github.com/crossplane/cli/v2/cmd/crossplane",
+    "promql": ".",
     "xrd": ".",
 }
 # No C compiler (as for Crossplane's releases), no paths of this machine, no debug information (quicker to link).
@@ -59,6 +60,11 @@ def core_crds() -> Path:
 def provider_crds() -> Path:
     """Return a folder with the CRDs of provider-kubernetes, one YAML file each."""
     return _crds("provider", "github.com/crossplane-contrib/provider-kubernetes", "package/crds")
+
+
+def monitoring_crds() -> Path:
+    """Return a folder with the CRDs of prometheus-operator, one YAML file each."""
+    return _crds("prometheus", "github.com/prometheus-operator/prometheus-operator", "example/prometheus-operator-crd")
 
 
 def validate_cache() -> Path:
@@ -148,7 +154,8 @@ def _go(args: list[str], cwd: Path) -> str:
 def _main() -> int:
     """Build everything, with a line of progress for each. Returns the exit code."""
     makers: dict[str, Callable[[], Path]] = {name: functools.partial(tool, name) for name in _PACKAGES}
-    makers |= {"core_crds": core_crds, "provider_crds": provider_crds, "validate_cache": validate_cache}
+    makers |= {"core_crds": core_crds, "provider_crds": provider_crds, "monitoring_crds": monitoring_crds}
+    makers |= {"validate_cache": validate_cache}
     for name, maker in makers.items():
         print(f"{name}: ", end="", flush=True)
         start = time.monotonic()

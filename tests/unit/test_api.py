@@ -26,6 +26,31 @@ TIER: Manifest = {
     "backend": "LMCache",
     "lmcache": {"cpuTierGiBPerNode": 64},
 }
+CLUSTER_REF: Manifest = {"inferenceClusterRef": {"name": "eu-h100"}}
+MOONCAKE: Manifest = {
+    **CLUSTER_REF,
+    "backend": "Mooncake",
+    "mooncake": {"segmentGiBPerNode": 64, "protocol": "TCP"},
+}
+NIXL: Manifest = {
+    **CLUSTER_REF,
+    "backend": "Nixl",
+    "nixl": {
+        "storage": {"cpuTierGiBPerNode": 64, "fs": {"hostPath": {"path": "/mnt/kv"}, "sizePerNode": "1Ti"}},
+    },
+}
+P2P: Manifest = {**CLUSTER_REF, "backend": "Nixl", "nixl": {"p2p": {}}}
+HICACHE: Manifest = {**CLUSTER_REF, "backend": "HiCache", "hicache": {"hostMemoryGiBPerNode": 64}}
+NICS: Manifest = {
+    "extendedResource": {"name": "rdma/rdma_shared_device_a"},
+    "agents": {"count": 1},
+    "engines": {"count": 2},
+}
+CLAIMED: Manifest = {
+    "dra": {"deviceClassName": "nics", "selectors": [{"cel": "true"}]},
+    "agents": {"count": 1},
+    "engines": {"count": 2},
+}
 DEPLOYMENT: Manifest = {
     "engine": {"name": "vLLM", "image": "vllm/vllm-openai:v0.33.0", "kvCache": {"tierRef": {"name": "shared"}}}
 }
@@ -145,6 +170,45 @@ SPECS: dict[str, tuple[type[api.Model], Manifest]] = {
     "a tier with tolerations": (TierSpec, changed(TIER, placement={"tolerations": [{"operator": "Exists"}]})),
     "a tier that says OnDelete": (TierSpec, changed(TIER, updateStrategy={"type": "OnDelete"})),
     "a tier in process": (TierSpec, changed(TIER, lmcache__mode="InProcess", placement={"gpusPerNode": 8})),
+    "a tier with a Valkey of its own": (
+        TierSpec,
+        changed(TIER, lmcache__remote={"redis": {"provision": {"memory": "64Gi", "persistence": {}}}}),
+    ),
+    "a tier that encrypts": (
+        TierSpec,
+        changed(TIER, lmcache__diskTier=DISK, lmcache__encryption={"secretRef": {"name": "key"}}),
+    ),
+    "a pool": (TierSpec, MOONCAKE),
+    "a pool with an empty master": (TierSpec, changed(MOONCAKE, mooncake__master={})),
+    "a pool of three masters": (
+        TierSpec,
+        changed(MOONCAKE, mooncake__master__replicas=3, mooncake__etcd={"provision": {"volume": {}}}),
+    ),
+    "a pool with an etcd that is there": (
+        TierSpec,
+        changed(
+            MOONCAKE,
+            mooncake__master__replicas=3,
+            mooncake__etcd={"endpoints": ["https://etcd:2379"], "caSecretRef": {"name": "etcd"}},
+        ),
+    ),
+    "a pool over RDMA": (TierSpec, changed(MOONCAKE, mooncake__protocol=GONE, rdma=NICS)),
+    "a pool over claimed NICs": (TierSpec, changed(MOONCAKE, mooncake__protocol="RDMA", rdma=CLAIMED)),
+    "files": (TierSpec, NIXL),
+    "objects": (
+        TierSpec,
+        changed(
+            NIXL,
+            nixl__storage__fs=GONE,
+            nixl__storage__obj={"bucket": "kv-cache", "region": "eu-west-1", "secretRef": {"name": "s3"}},
+        ),
+    ),
+    "peer to peer": (TierSpec, P2P),
+    "HiCache": (TierSpec, HICACHE),
+    "HiCache before a pool": (TierSpec, {**MOONCAKE, **changed(HICACHE, hicache__l3={"backend": "Mooncake"})}),
+    "HiCache before another tier": (TierSpec, changed(HICACHE, hicache__l3={"tierRef": {"name": "pool"}})),
+    "a tier that is watched": (TierSpec, changed(TIER, monitoring={})),
+    "a tier that is watched a little": (TierSpec, changed(TIER, monitoring={"alerts": False, "labels": {"a": "b"}})),
     "a tier that says everything otherwise": (
         TierSpec,
         changed(
@@ -219,6 +283,28 @@ def test_a_whole_number_may_come_as_a_float() -> None:
     assert read.replicas == 3
     assert read.engine.resources
     assert read.engine.resources.limits == {"nvidia.com/gpu": "2", "memory": "8Gi"}
+
+
+def floats(value: Any) -> Any:
+    """Turn every number into a float, as a request does."""
+    if isinstance(value, dict):
+        return {key: floats(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [floats(inner) for inner in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+@pytest.mark.parametrize("case", [case for case, (model, _) in SPECS.items() if model is TierSpec])
+def test_a_tier_of_floats_is_read_as_one_of_whole_numbers(case: str) -> None:
+    model, spec = SPECS[case]
+    spec = with_defaults(model, spec)
+    assert repr(api.parse(model, floats(spec))) == repr(api.parse(model, spec))
+
+
+def test_a_ratio_may_be_whole_and_stays_a_ratio() -> None:
+    spec = api.parse(TierSpec, changed(HICACHE, hicache={"ratio": 2}))
+    assert spec.hicache
+    assert repr(spec.hicache.ratio) == "2.0"
 
 
 def test_a_field_of_a_newer_api_is_none_of_our_business() -> None:
@@ -426,6 +512,357 @@ WRONG_TIERS: dict[str, tuple[Manifest, str]] = {
     ),
 }
 
+ONE_STORE = "set exactly one of storage and p2p"
+NAME = "must be a name of a Kubernetes object: lower-case letters, digits, dashes and dots"
+KEY = "must be a key of a Secret: letters, digits, dashes, dots and underscores"
+ENDPOINT = "must be a URL with a port and no path, such as http://store.example:2379"
+ONE_OR_THREE = "should be 1 or 3"
+NEEDS_NICS = (
+    "spec: mooncake.protocol RDMA needs spec.rdma, with agents.count and engines.count of at least 1, since a NIC on "
+    "one side only fails at transfer: set both, or mooncake.protocol to TCP"
+)
+NICS_FOR_NOTHING = (
+    "spec: spec.rdma goes with mooncake.protocol RDMA or with nixl.p2p, since nothing else moves KV by it: set the "
+    "protocol, or remove rdma"
+)
+HIGHLY = {"mooncake__master__replicas": 3}
+
+
+def provisioned(**fields: Any) -> Manifest:
+    return {"redis": {"provision": {"memory": "64Gi"}, **fields}}
+
+
+VALKEY_HAS = (
+    "spec.lmcache.remote.redis: port, tls, mode, secretRef and maxCapacityGiB go with host; a provisioned Valkey has "
+    "its own"
+)
+
+WRONG_VALKEYS: dict[str, tuple[Manifest, str]] = {
+    "host and provision": (
+        {"lmcache__remote": provisioned(host="kv")},
+        "spec.lmcache.remote.redis: set exactly one of host and provision",
+    ),
+    "a Valkey on another port": ({"lmcache__remote": provisioned(port=6380)}, VALKEY_HAS),
+    "a Valkey with TLS": ({"lmcache__mode": "InProcess", "lmcache__remote": provisioned(tls=True)}, VALKEY_HAS),
+    "a Valkey with a Secret": ({"lmcache__remote": provisioned(secretRef={"name": "kv"})}, VALKEY_HAS),
+    "a Valkey with a capacity": ({"lmcache__remote": provisioned(maxCapacityGiB=1)}, VALKEY_HAS),
+    "a Valkey without memory": (
+        {"lmcache__remote": {"redis": {"provision": {}}}},
+        "spec.lmcache.remote.redis.provision.memory is required",
+    ),
+    "a Valkey that is too small": (
+        {"lmcache__remote": {"redis": {"provision": {"memory": "512Mi"}}}},
+        "spec.lmcache.remote.redis.provision.memory (is '512Mi'): must be at least 1Gi",
+    ),
+    "a volume in no unit of Kubernetes": (
+        {"lmcache__remote": {"redis": {"provision": {"memory": "64Gi", "persistence": {"size": "8GB"}}}}},
+        f"spec.lmcache.remote.redis.provision.persistence.size (is '8GB'): {QUANTITY}",
+    ),
+    "a storage class in capitals": (
+        {"lmcache__diskTier": {**DISK, "storageClassName": "NVMe"}},
+        f"spec.lmcache.diskTier.storageClassName (is 'NVMe'): {NAME}",
+    ),
+    "a Secret with a path": (
+        {"lmcache__remote": redis(secretRef={"name": "cache/kv"})},
+        f"spec.lmcache.remote.redis.secretRef.name (is 'cache/kv'): {NAME}",
+    ),
+    "a key with a space": (
+        {"lmcache__remote": redis(secretRef={"name": "kv", "passwordKey": "the key"})},
+        f"spec.lmcache.remote.redis.secretRef.passwordKey (is 'the key'): {KEY}",
+    ),
+    "an encryption without a Secret": (
+        {"lmcache__diskTier": DISK, "lmcache__encryption": {}},
+        "spec.lmcache.encryption.secretRef is required",
+    ),
+    "an encryption of nothing": (
+        {"lmcache__encryption": {"secretRef": {"name": "key"}}},
+        "spec.lmcache: encryption is of what lies on disk and in Redis, memory stays plain: set diskTier or remote, or "
+        "remove encryption",
+    ),
+    "an encryption in process": (
+        {
+            "lmcache__mode": "InProcess",
+            "lmcache__remote": redis(),
+            "lmcache__encryption": {"secretRef": {"name": "key"}},
+        },
+        "spec.lmcache: encryption is the agents', and engines in process have none: set mode to Auto or Multiprocess, "
+        "or remove encryption",
+    ),
+    "NICs for agents within a node": ({"rdma": NICS}, NICS_FOR_NOTHING),
+    "HiCache's block": (
+        {"hicache": {"ratio": 2}},
+        "spec: spec.hicache does not go with spec.backend LMCache; remove it",
+    ),
+    "a dashboard in letters": (
+        {"monitoring": {"dashboard": "yes"}},
+        "spec.monitoring.dashboard (is 'yes'): should be a valid boolean",
+    ),
+    "a Prometheus nowhere": (
+        {"monitoring": {"prometheusNamespace": "Monitoring"}},
+        "spec.monitoring.prometheusNamespace (is 'Monitoring'): must be a namespace's name: lower-case letters, digits "
+        "and dashes",
+    ),
+    "a label that is a number": (
+        {"monitoring": {"labels": {"release": 1}}},
+        "spec.monitoring.labels.release (is 1): should be a valid string",
+    ),
+    **{
+        f"an image of {image} without a tag": (
+            {"images": {image: "images.example:5000/x"}},
+            f"spec.images.{image} (is 'images.example:5000/x'): must be an image that is pinned by a tag or a digest",
+        )
+        for image in ("mooncake", "etcd", "valkey", "exporter", "shell")
+    },
+}
+
+WRONG_POOLS: dict[str, tuple[Manifest, str]] = {
+    "no block": ({"mooncake": GONE}, "spec: spec.mooncake is required when spec.backend is Mooncake"),
+    "no segment": ({"mooncake__segmentGiBPerNode": GONE}, "spec.mooncake.segmentGiBPerNode is required"),
+    "an empty segment": (
+        {"mooncake__segmentGiBPerNode": 0},
+        "spec.mooncake.segmentGiBPerNode (is 0): should be greater than or equal to 1",
+    ),
+    "a protocol in small letters": (
+        {"mooncake__protocol": "tcp"},
+        "spec.mooncake.protocol (is 'tcp'): should be 'RDMA' or 'TCP'",
+    ),
+    "pages of no size that there is": (
+        {"mooncake__hugePages": "4Mi"},
+        "spec.mooncake.hugePages (is '4Mi'): should be '2Mi' or '1Gi'",
+    ),
+    "another metadata server": (
+        {"mooncake__metadata": "etcd"},
+        "spec.mooncake.metadata (is 'etcd'): should be 'P2P' or 'HTTP'",
+    ),
+    "two masters": ({"mooncake__master__replicas": 2}, f"spec.mooncake.master.replicas (is 2): {ONE_OR_THREE}"),
+    "five masters": ({"mooncake__master__replicas": 5.0}, f"spec.mooncake.master.replicas (is 5.0): {ONE_OR_THREE}"),
+    "a master that is true": (
+        {"mooncake__master__replicas": True},
+        "spec.mooncake.master.replicas (is True): must be a whole number",
+    ),
+    "a log for standbys that there are not": (
+        {"mooncake__master": {"oplog": True}},
+        "spec.mooncake.master: oplog is what standbys learn keys from; it goes with replicas 3 only",
+    ),
+    "three masters without an etcd": (
+        HIGHLY,
+        "spec.mooncake: master.replicas 3 needs etcd, and etcd goes with master.replicas 3 only",
+    ),
+    "an etcd for one master": (
+        {"mooncake__etcd": {"provision": {}}},
+        "spec.mooncake: master.replicas 3 needs etcd, and etcd goes with master.replicas 3 only",
+    ),
+    "an etcd that is nothing": (
+        {**HIGHLY, "mooncake__etcd": {}},
+        "spec.mooncake.etcd: set exactly one of provision and endpoints",
+    ),
+    "two kinds of etcd": (
+        {**HIGHLY, "mooncake__etcd": {"provision": {}, "endpoints": ["http://etcd:2379"]}},
+        "spec.mooncake.etcd: set exactly one of provision and endpoints",
+    ),
+    "two members": (
+        {**HIGHLY, "mooncake__etcd": {"provision": {"replicas": 2}}},
+        f"spec.mooncake.etcd.provision.replicas (is 2): {ONE_OR_THREE}",
+    ),
+    "members with a volume and without": (
+        {**HIGHLY, "mooncake__etcd": {"provision": {"ephemeral": True, "volume": {}}}},
+        "spec.mooncake.etcd.provision: ephemeral members have no volume; set one of them",
+    ),
+    "no URL of an etcd": (
+        {**HIGHLY, "mooncake__etcd": {"endpoints": []}},
+        "spec.mooncake.etcd.endpoints: must be one to nine URLs",
+    ),
+    "an etcd without a scheme": (
+        {**HIGHLY, "mooncake__etcd": {"endpoints": ["http://a:2379", "etcd:2379"]}},
+        f"spec.mooncake.etcd.endpoints.1 (is 'etcd:2379'): {ENDPOINT}",
+    ),
+    "an etcd with a password": (
+        {**HIGHLY, "mooncake__etcd": {"endpoints": ["http://root:hunter2@etcd:2379"]}},
+        f"spec.mooncake.etcd.endpoints.0: {ENDPOINT}",
+    ),
+    "an authority of an etcd that speaks no TLS": (
+        {**HIGHLY, "mooncake__etcd": {"provision": {}, "caSecretRef": {"name": "etcd"}}},
+        "spec.mooncake.etcd: caSecretRef goes with endpoints; a provisioned etcd speaks no TLS",
+    ),
+    "three masters that hold metadata": (
+        {**HIGHLY, "mooncake__etcd": {"provision": {}}, "mooncake__metadata": "HTTP"},
+        "spec.mooncake: metadata HTTP is held by a single master; with master.replicas 3 use P2P",
+    ),
+    "both kinds of disk": (
+        {"mooncake__disk": {**DISK, "hostPath": {"path": "/mnt/kv"}}},
+        "spec.mooncake.disk: set exactly one of storageClassName and hostPath",
+    ),
+    "RDMA without NICs": ({"mooncake__protocol": "RDMA"}, NEEDS_NICS),
+    "RDMA by default without NICs": ({"mooncake__protocol": GONE}, NEEDS_NICS),
+    "RDMA without NICs for agents": (
+        {"mooncake__protocol": "RDMA", "rdma": {**NICS, "agents": {"count": 0}}},
+        NEEDS_NICS,
+    ),
+    "RDMA without NICs for engines": (
+        {"mooncake__protocol": "RDMA", "rdma": {**CLAIMED, "engines": {"count": 0.0}}},
+        NEEDS_NICS,
+    ),
+    "NICs for TCP": ({"rdma": NICS}, NICS_FOR_NOTHING),
+    "NICs without a class or a resource": (
+        {"mooncake__protocol": "RDMA", "rdma": {"agents": {"count": 1}, "engines": {"count": 1}}},
+        "spec.rdma: set exactly one of dra and extendedResource",
+    ),
+    "NICs by class and by resource": (
+        {"mooncake__protocol": "RDMA", "rdma": {**NICS, **CLAIMED}},
+        "spec.rdma: set exactly one of dra and extendedResource",
+    ),
+    "NICs of nobody": (
+        {"mooncake__protocol": "RDMA", "rdma": {"extendedResource": NICS["extendedResource"]}},
+        "spec.rdma.agents is required; spec.rdma.engines is required",
+    ),
+    "a resource without a domain": (
+        {"mooncake__protocol": "RDMA", "rdma": {**NICS, "extendedResource": {"name": "rdma"}}},
+        "spec.rdma.extendedResource.name (is 'rdma'): must be a resource with its domain, such as "
+        "rdma/rdma_shared_device_a",
+    ),
+    "a class in capitals": (
+        {"mooncake__protocol": "RDMA", "rdma": {**CLAIMED, "dra": {"deviceClassName": "NICs"}}},
+        f"spec.rdma.dra.deviceClassName (is 'NICs'): {NAME}",
+    ),
+    "a selector without an expression": (
+        {"mooncake__protocol": "RDMA", "rdma": {**CLAIMED, "dra": {"deviceClassName": "nics", "selectors": [{}]}}},
+        "spec.rdma.dra.selectors.0.cel is required",
+    ),
+    "two devices in one": (
+        {"mooncake__protocol": "RDMA", "rdma": {**NICS, "netDevices": ["mlx5_0,mlx5_1"]}},
+        "spec.rdma.netDevices.0 (is 'mlx5_0,mlx5_1'): must be an RDMA device, such as mlx5_0",
+    ),
+    "a GID index beyond any": (
+        {"mooncake__protocol": "RDMA", "rdma": {**NICS, "gidIndex": 256}},
+        "spec.rdma.gidIndex (is 256): should be less than or equal to 255",
+    ),
+    "a port of root's": (
+        {"mooncake__protocol": "RDMA", "rdma": {**NICS, "hostNetwork": {"firstPort": 1000}}},
+        "spec.rdma.hostNetwork.firstPort (is 1000): should be greater than or equal to 1024",
+    ),
+    "a port of the kubelet's": (
+        {"mooncake__protocol": "RDMA", "rdma": {**NICS, "hostNetwork": {"firstPort": 10250}}},
+        "spec.rdma.hostNetwork.firstPort (is 10250): it and the 7 ports after it must not be among 10248 to 10256, "
+        "which are the kubelet's and kube-proxy's",
+    ),
+    "a last port that is a node port": (
+        {"mooncake__protocol": "RDMA", "rdma": {**NICS, "hostNetwork": {"firstPort": 29993}}},
+        "spec.rdma.hostNetwork.firstPort (is 29993): it and the 7 ports after it must not be among 30000 to 60999, "
+        "which are the node ports and those of outgoing connections",
+    ),
+}
+
+WRONG_STORES: dict[str, tuple[Manifest, str]] = {
+    "neither storage nor p2p": ({"nixl": {}}, f"spec.nixl: {ONE_STORE}"),
+    "storage and p2p": ({"nixl__p2p": {}}, f"spec.nixl: {ONE_STORE}"),
+    "no memory": (
+        {"nixl__storage__cpuTierGiBPerNode": GONE},
+        "spec.nixl.storage.cpuTierGiBPerNode is required",
+    ),
+    "neither files nor objects": (
+        {"nixl__storage__fs": GONE},
+        "spec.nixl.storage: set exactly one of fs and obj",
+    ),
+    "files and objects": (
+        {"nixl__storage__obj": {"bucket": "kv-cache", "region": "eu-west-1"}},
+        "spec.nixl.storage: set exactly one of fs and obj",
+    ),
+    "files of no size": (
+        {"nixl__storage__fs__sizePerNode": GONE},
+        "spec.nixl.storage.fs.sizePerNode is required",
+    ),
+    "files nowhere": (
+        {"nixl__storage__fs__hostPath": {"path": "kv"}},
+        "spec.nixl.storage.fs.hostPath.path (is 'kv'): must be an absolute path without colons",
+    ),
+    "a bucket in capitals": (
+        {"nixl__storage__fs": GONE, "nixl__storage__obj": {"bucket": "KV-Cache"}},
+        "spec.nixl.storage.obj.bucket (is 'KV-Cache'): must be a bucket's name: lower-case letters, digits, dashes and "
+        "dots",
+    ),
+    "a bucket of two letters": (
+        {"nixl__storage__fs": GONE, "nixl__storage__obj": {"bucket": "kv"}},
+        "spec.nixl.storage.obj.bucket (is 'kv'): String should have at least 3 characters",
+    ),
+    "a store without a scheme": (
+        {"nixl__storage__fs": GONE, "nixl__storage__obj": {"bucket": "kv-cache", "endpoint": "minio:9000"}},
+        f"spec.nixl.storage.obj.endpoint (is 'minio:9000'): {ENDPOINT}",
+    ),
+    "a bucket of nobody's": (
+        {"nixl__storage__fs": GONE, "nixl__storage__obj": {"bucket": "kv-cache"}},
+        "spec.nixl.storage.obj: set endpoint, or region for a bucket of Amazon's",
+    ),
+    "a region with a space": (
+        {"nixl__storage__fs": GONE, "nixl__storage__obj": {"bucket": "kv-cache", "region": "eu west"}},
+        "spec.nixl.storage.obj.region (is 'eu west'): must be a region: lower-case letters, digits and dashes",
+    ),
+    "a bucket's Secret without a name": (
+        {"nixl__storage__fs": GONE, "nixl__storage__obj": {"bucket": "kv-cache", "secretRef": {}}},
+        "spec.nixl.storage.obj.secretRef.name is required",
+    ),
+    "a side channel on a port of root's": (
+        {"nixl": {"p2p": {"sideChannelPort": 80}}},
+        "spec.nixl.p2p.sideChannelPort (is 80): should be greater than or equal to 1024",
+    ),
+    "NICs for storage": ({"rdma": NICS}, NICS_FOR_NOTHING),
+}
+
+ONE_SIZE = "spec.hicache: set exactly one of hostMemoryGiBPerNode and ratio"
+FILE = "spec.hicache.l3: file is required when backend is File, and wrong otherwise"
+
+WRONG_HICACHES: dict[str, tuple[Manifest, str]] = {
+    "no size": ({"hicache": {}}, ONE_SIZE),
+    "two sizes": ({"hicache__ratio": 2}, ONE_SIZE),
+    "a ratio of one": ({"hicache": {"ratio": 1}}, "spec.hicache.ratio (is 1): should be greater than 1"),
+    "a ratio in letters": ({"hicache": {"ratio": "2"}}, "spec.hicache.ratio (is '2'): must be a number"),
+    "a ratio that is true": ({"hicache": {"ratio": True}}, "spec.hicache.ratio (is True): must be a number"),
+    "SGLang's own spelling": (
+        {"hicache__writePolicy": "write_back"},
+        "spec.hicache.writePolicy (is 'write_back'): should be 'WriteThrough', 'WriteThroughSelective' or 'WriteBack'",
+    ),
+    "nothing behind": ({"hicache__l3": {}}, "spec.hicache.l3: set exactly one of backend and tierRef"),
+    "two things behind": (
+        {"hicache__l3": {"backend": "File", "tierRef": {"name": "pool"}}},
+        "spec.hicache.l3: set exactly one of backend and tierRef",
+    ),
+    "LMCache behind": (
+        {"hicache__l3": {"backend": "LMCache"}},
+        "spec.hicache.l3.backend (is 'LMCache'): SGLang refuses LMCache beside HiCache; for LMCache make a tier of "
+        "that backend",
+    ),
+    "HiCache behind": (
+        {"hicache__l3": {"backend": "HiCache"}},
+        "spec.hicache.l3.backend (is 'HiCache'): should be 'Mooncake', 'Nixl' or 'File'",
+    ),
+    "Mooncake behind without its block": (
+        {"hicache__l3": {"backend": "Mooncake"}},
+        "spec: spec.mooncake is required when spec.hicache.l3.backend is Mooncake",
+    ),
+    "Mooncake's block behind nothing": (
+        {"mooncake": MOONCAKE["mooncake"]},
+        "spec: spec.mooncake does not go with spec.backend HiCache; remove it",
+    ),
+    "Nixl that stores nothing behind": (
+        {"hicache__l3": {"backend": "Nixl"}, "nixl": {"p2p": {}}},
+        "spec: hicache.l3.backend Nixl needs nixl.storage, since nixl.p2p stores nothing",
+    ),
+    "a tier without a name behind": ({"hicache__l3": {"tierRef": {}}}, "spec.hicache.l3.tierRef.name is required"),
+    "files without a claim": ({"hicache__l3": {"backend": "File"}}, FILE),
+    "a claim without files": (
+        {"hicache__l3": {"tierRef": {"name": "pool"}, "file": {"claimName": "kv", "sizePerRank": "1Ti"}}},
+        FILE,
+    ),
+    "a claim in capitals": (
+        {"hicache__l3": {"backend": "File", "file": {"claimName": "KV", "sizePerRank": "1Ti"}}},
+        f"spec.hicache.l3.file.claimName (is 'KV'): {NAME}",
+    ),
+    "no room for a rank": (
+        {"hicache__l3": {"backend": "File", "file": {"claimName": "kv", "sizePerRank": "1Mi"}}},
+        "spec.hicache.l3.file.sizePerRank (is '1Mi'): must be at least 1Gi",
+    ),
+    "NICs for host memory": ({"rdma": NICS}, NICS_FOR_NOTHING),
+}
+
 VERSION = "must be a version, such as 0.33.0"
 
 WRONG_DEPLOYMENTS: dict[str, tuple[Manifest, str]] = {
@@ -500,7 +937,17 @@ WRONG_CLUSTERS: dict[str, tuple[Manifest, str]] = {
 }
 
 WRONG: dict[str, tuple[type[api.Model], Manifest, str]] = {
-    **{f"tier: {case}": (TierSpec, changed(TIER, **c), said) for case, (c, said) in WRONG_TIERS.items()},
+    **{
+        f"{name}: {case}": (TierSpec, changed(spec, **c), said)
+        for name, spec, cases in (
+            ("tier", TIER, WRONG_TIERS),
+            ("tier", TIER, WRONG_VALKEYS),
+            ("Mooncake", MOONCAKE, WRONG_POOLS),
+            ("Nixl", NIXL, WRONG_STORES),
+            ("HiCache", HICACHE, WRONG_HICACHES),
+        )
+        for case, (c, said) in cases.items()
+    },
     **{
         f"deployment: {case}": (DeploymentSpec, changed(DEPLOYMENT, **c), said)
         for case, (c, said) in WRONG_DEPLOYMENTS.items()
@@ -523,6 +970,20 @@ def test_a_wrong_spec_is_as_wrong_with_the_xrds_defaults(case: str) -> None:
     with pytest.raises(api.Invalid) as caught:
         api.parse(model, with_defaults(model, spec))
     assert str(caught.value) == said
+
+
+def patterns(schema: Any) -> set[str]:
+    """Find every pattern of a model's schema."""
+    if isinstance(schema, list):
+        return set().union(*map(patterns, schema))
+    if not isinstance(schema, dict):
+        return set()
+    own = {schema["pattern"]} if isinstance(schema.get("pattern"), str) else set()
+    return own.union(*map(patterns, schema.values()))
+
+
+def test_every_pattern_is_said_in_words() -> None:
+    assert set().union(*(patterns(model.model_json_schema()) for model in XRDS)) == set(api.FORMS)
 
 
 @pytest.mark.parametrize("mode", ["InProcess"])
@@ -554,6 +1015,23 @@ LONG: dict[str, tuple[type[api.Model], Manifest]] = {
     "the backend": (TierSpec, changed(TIER, backend=SECRET)),
     "the release": (TierSpec, changed(TIER, release=SECRET)),
     "a toleration": (TierSpec, changed(TIER, placement={"tolerations": [{"key": "a", "operator": SECRET}]})),
+    "the memory of a Valkey": (TierSpec, changed(TIER, lmcache__remote={"redis": {"provision": {"memory": SECRET}}})),
+    "the etcd": (TierSpec, changed(MOONCAKE, mooncake__etcd={"endpoints": [f"http://{SECRET}@etcd:2379"]})),
+    "the authority": (TierSpec, changed(MOONCAKE, mooncake__etcd={"endpoints": [], "caSecretRef": SECRET})),
+    "the key": (TierSpec, changed(TIER, lmcache__encryption={"secretRef": {"name": "key", "key": f"{SECRET}/"}})),
+    "the bucket": (TierSpec, changed(NIXL, nixl__storage__obj={"bucket": SECRET})),
+    "the store": (
+        TierSpec,
+        changed(NIXL, nixl__storage__obj={"bucket": "kv-cache", "endpoint": f"http://key:{SECRET}@minio:9000"}),
+    ),
+    "the bucket's Secret": (
+        TierSpec,
+        changed(
+            NIXL, nixl__storage__obj={"bucket": "kv-cache", "secretRef": {"name": "s3", "accessKeyIdKey": [SECRET]}}
+        ),
+    ),
+    "what is behind": (TierSpec, changed(HICACHE, hicache__l3={"backend": SECRET})),
+    "a selector": (TierSpec, changed(MOONCAKE, rdma={**CLAIMED, "dra": {"deviceClassName": SECRET}})),
     "the image": (TierSpec, changed(TIER, images={"lmcache": f"{SECRET} "})),
     "how many may be away": (TierSpec, changed(TIER, updateStrategy={"maxUnavailable": SECRET})),
     "the version": (DeploymentSpec, changed(DEPLOYMENT, engine__version=SECRET)),

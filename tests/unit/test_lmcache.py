@@ -11,8 +11,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from function.api import Invalid
 from function.backends import of
-from function.backends.base import CredentialError, EnginePatch, Notice, Site
+from function.backends.base import Credential, CredentialError, EnginePatch, Notice, Plan, Site
 from function.kube import Manifest
 from tests.unit.builders import (
     INSTANCE,
@@ -443,6 +444,214 @@ def test_an_engine_follows_its_tier_however_it_is_attached(image: str) -> None:
     patch = attach(tier(placement={"nodeSelector": {"pool": "h100"}}), engine(image=image))
     tolerations = [{"key": "nvidia.com/gpu", "operator": "Exists"}]
     assert (patch.node_selector, list(patch.affinity), list(patch.tolerations)) == ({"pool": "h100"}, [], tolerations)
+
+
+# --- plan: metrics ------------------------------------------------------------------------------------------------
+
+METRICS: dict[str, tuple[Manifest, bool]] = {
+    "nobody asks": ({}, False),
+    "somebody asks": ({"monitoring": {}}, True),
+    "alerts alone": ({"monitoring": {"podMonitors": False}}, False),
+}
+
+
+@pytest.mark.parametrize("case", METRICS)
+def test_agents_serve_metrics_where_they_are_scraped_and_then_no_admin_api(case: str) -> None:
+    fields, scraped = METRICS[case]
+    container = agent(**fields)
+    flags = [a for a in container["args"] if "http" in a or "prometheus" in a]
+    if scraped:
+        assert container["command"] == ["/opt/venv/bin/python", "-m", "lmcache.v1.multiprocess.server"]
+        assert flags == ["--prometheus-port=9090"]
+        assert container["ports"] == [
+            {"name": "lmcache", "containerPort": 5555},
+            {"name": "metrics", "containerPort": 9090},
+        ]
+    else:
+        assert container["command"] == ["/opt/venv/bin/lmcache", "server"]
+        assert flags == ["--http-host=127.0.0.1", "--http-port=8080"]
+        assert container["ports"] == [{"name": "lmcache", "containerPort": 5555}]
+    unscraped = [a for a in agent()["args"] if "http" not in a]
+    assert [a for a in container["args"] if a not in flags] == unscraped
+
+
+def test_a_scraped_agent_empties_its_disk_as_well() -> None:
+    assert agent({"diskTier": DISK}, monitoring={})["command"] == [
+        "/bin/sh",
+        "-c",
+        "rm -rf /var/lib/lmcache/kv && mkdir /var/lib/lmcache/kv"
+        ' && exec /opt/venv/bin/python -m lmcache.v1.multiprocess.server "$@"',
+        "lmcache",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("monitoring", "namespace"), [({}, "monitoring"), ({"prometheusNamespace": "prom"}, "prom")], ids=str
+)
+def test_prometheus_alone_reaches_an_agents_metrics(monitoring: Manifest, namespace: str) -> None:
+    engines, prometheus = part(plan(tier(monitoring=monitoring)), "network-policy").manifest["spec"]["ingress"]
+    assert engines["ports"] == [{"port": "lmcache", "protocol": "TCP"}]
+    assert prometheus == {
+        "from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}],
+        "ports": [{"port": "metrics", "protocol": "TCP"}],
+    }
+
+
+# --- plan: encryption ---------------------------------------------------------------------------------------------
+
+KEY: Manifest = {"secretRef": {"name": "kv-key"}}
+ENCRYPTED: Manifest = {"diskTier": DISK, "remote": redis(), "encryption": KEY}
+SERDE = {"type": "aesgcm", "aes_bits": 256, "master_key_path": "/etc/lmcache-encryption/key"}
+BYTES = "32 bytes, to the letter, and so on"
+
+
+def key(**secret: str) -> dict[str, Credential]:
+    return {"encryption": credential(**(secret or {"key": BYTES}))}
+
+
+def encrypted(lmcache: Manifest, keys: dict[str, Credential] | None = None) -> Plan:
+    which = tier(lmcache)
+    return of(which.spec).plan(which, Site(8), key() if keys is None else keys)
+
+
+def test_every_adapter_of_an_agent_encrypts_or_none_does() -> None:
+    assert [a["serde"] for a in adapters(ENCRYPTED)] == [SERDE, SERDE]
+    assert all("serde" not in a for a in adapters({"diskTier": DISK, "remote": redis()}))
+
+
+def test_a_key_is_read_only_where_it_has_to_be_copied() -> None:
+    for key_ref, read in ((KEY, "kv-key"), ({"secretRef": {"name": "kv-key", "onCluster": True}}, None)):
+        which = tier({"diskTier": DISK, "encryption": key_ref})
+        assert of(which.spec).secrets(which).get("encryption") == read
+
+
+def test_the_key_is_copied_as_it_is_under_a_name_of_ours() -> None:
+    ref = {"secretRef": {"name": "kv-key", "key": "aes"}}
+    copied = part(encrypted({"diskTier": DISK, "encryption": ref}, key(aes=BYTES, other="x")), "encryption")
+    assert copied.manifest["metadata"]["name"] == f"{INSTANCE}-encryption"
+    assert (copied.manifest["kind"], copied.manifest["type"]) == ("Secret", "Opaque")
+    assert copied.manifest["data"] == {"key": base64.b64encode(BYTES.encode()).decode()}
+    assert BYTES not in copied.version
+
+
+MOUNTED: dict[str, tuple[Manifest, Manifest]] = {
+    "copied": (
+        {"name": "kv-key", "key": "aes"},
+        {"secretName": f"{INSTANCE}-encryption", "items": [{"key": "key", "path": "key"}]},
+    ),
+    "there already": (
+        {"name": "kv-key", "key": "aes", "onCluster": True},
+        {"secretName": "kv-key", "items": [{"key": "aes", "path": "key"}]},
+    ),
+    "there already, by the usual key": (
+        {"name": "kv-key", "onCluster": True},
+        {"secretName": "kv-key", "items": [{"key": "key", "path": "key"}]},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MOUNTED)
+def test_an_agent_does_not_start_without_its_key(case: str) -> None:
+    ref, source = MOUNTED[case]
+    pod = agent_template({"remote": redis(), "encryption": {"secretRef": ref}})["spec"]
+    assert pod["volumes"] == [{"name": "encryption", "secret": source}]
+    assert pod["containers"][0]["volumeMounts"] == [
+        {"name": "encryption", "mountPath": "/etc/lmcache-encryption", "readOnly": True}
+    ]
+
+
+def test_a_key_that_changes_restarts_agents_and_no_hash_of_it_is_shown() -> None:
+    def annotations(version: str, **secret: str) -> Any:
+        found = encrypted(ENCRYPTED, {"encryption": Credential(key(**secret)["encryption"].data, version)})
+        return part(found, "agents").manifest["spec"]["template"]["metadata"]["annotations"]
+
+    assert list(annotations("1")) == ["kv-offload.modelplane.ai/key-hash"]
+    assert annotations("1") != annotations("2")
+    assert annotations("1") == annotations("1", key=BYTES[::-1])
+
+
+def test_of_a_key_that_is_on_the_cluster_nothing_is_known() -> None:
+    assert (
+        "annotations"
+        not in agent_template({"diskTier": DISK, "encryption": {"secretRef": {"name": "kv-key", "onCluster": True}}})[
+            "metadata"
+        ]
+    )
+
+
+def test_agents_stay_as_they_are_while_the_key_is_not_read() -> None:
+    assert list(encrypted(ENCRYPTED, {}).held) == ["encryption", "agents"]
+    assert encrypted(ENCRYPTED, {}).part("agents") is not None
+    assert list(encrypted(ENCRYPTED).held) == []
+
+
+BAD_KEYS: dict[str, tuple[dict[str, str], str, str]] = {
+    "none": ({"other": BYTES}, "KeyMissing", "Secret modelplane-system/kv-key has no key 'key'"),
+    "an empty one": ({"key": ""}, "KeyMissing", "Secret modelplane-system/kv-key has no key 'key'"),
+    "a short one": (
+        {"key": "hunter2" + 24 * "x"},
+        "KeyTooShort",
+        "key 'key' of Secret modelplane-system/kv-key holds fewer than 32 bytes; put random ones there, as "
+        "`openssl rand 32` gives",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_KEYS)
+def test_a_key_that_cannot_be_used_is_told_without_it(case: str) -> None:
+    secret, reason, message = BAD_KEYS[case]
+    with pytest.raises(CredentialError) as caught:
+        encrypted(ENCRYPTED, key(**secret))
+    assert (caught.value.reason, str(caught.value)) == (reason, message)
+
+
+def test_a_key_of_32_bytes_is_long_enough() -> None:
+    assert encrypted(ENCRYPTED, key(key=32 * "x")).part("encryption")
+
+
+@pytest.mark.parametrize("image", [OLD, MIDDLE])
+@pytest.mark.parametrize("fields", [{}, {"secretRef": SECRET}], ids=["open", "with credentials"])
+def test_an_engine_in_process_puts_nothing_plain_beside_what_is_encrypted(image: str, fields: Manifest) -> None:
+    patch = attach(tier({"remote": redis(**fields), "encryption": KEY}), engine(image=image))
+    assert not {"LMCACHE_REMOTE_URL", "LMCACHE_RESP_PASSWORD"} & env(patch).keys()
+    (notice,) = [n for n in patch.notices if n.type == "RemoteNotAttached"]
+    assert (notice.reason, notice.message) == (
+        "Encrypted",
+        "the engine runs without the tier's Redis: what lies in it is encrypted, which agents can do and engines "
+        "cannot",
+    )
+    (unused,) = [n for n in patch.notices if n.type == "TierUnusedByEngine"]
+    assert "Redis" not in unused.message
+
+
+def test_an_engine_of_an_agent_knows_nothing_of_encryption() -> None:
+    assert attach(tier(ENCRYPTED), engine()) == attach(tier({"diskTier": DISK, "remote": redis()}), engine())
+
+
+REFUSED: dict[str, tuple[Manifest, str]] = {
+    "in process": (
+        {**ENCRYPTED, "mode": "InProcess"},
+        "spec.lmcache: encryption is the agents', and engines in process have none: set mode to Auto or Multiprocess, "
+        "or remove encryption",
+    ),
+    "of nothing": (
+        {"encryption": KEY},
+        "spec.lmcache: encryption is of what lies on disk and in Redis, memory stays plain: set diskTier or remote, or "
+        "remove encryption",
+    ),
+    "without a Secret": (
+        {"diskTier": DISK, "encryption": {}},
+        "spec.lmcache.encryption.secretRef is required",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_encryption_is_refused(case: str) -> None:
+    lmcache, message = REFUSED[case]
+    with pytest.raises(Invalid) as caught:
+        tier(lmcache)
+    assert str(caught.value) == message
 
 
 # --- plan: what engines mount -------------------------------------------------------------------------------------

@@ -5,10 +5,12 @@ The rules and their sources are in docs/lmcache.md. Every option whose default h
 
 from collections.abc import Mapping
 
-from function import sizing
+from function import sizing, workloads
 from function.api.tier import Mode
 from function.backends.base import (
+    AGENTS,
     CREDENTIALS,
+    DRAWN,
     Credential,
     EnginePatch,
     Notice,
@@ -19,8 +21,9 @@ from function.backends.base import (
     given,
     unsupported,
 )
-from function.backends.lmcache import agents, connector, patches, redis
+from function.backends.lmcache import agents, connector, encryption, patches, redis
 from function.engines import Engine, versions
+from function.stores import valkey
 
 _DRA = "GPUsByDRA"
 
@@ -29,24 +32,46 @@ class LMCache:
     """The LMCache strategy; see base.Backend."""
 
     def secrets(self, tier: Tier) -> Mapping[str, str]:
-        """Name the Redis Secret, unless it is on the inference cluster already."""
-        ref = given(tier.spec.lmcache).secret_ref
-        return {CREDENTIALS: ref.name} if ref and not ref.on_cluster else {}
+        """Name the Secrets of Redis and of encryption, unless they are on the inference cluster already."""
+        spec = given(tier.spec.lmcache)
+        found: dict[str, str] = {}
+        if spec.redis and spec.redis.provision:
+            found[CREDENTIALS] = DRAWN
+        elif spec.secret_ref and not spec.secret_ref.on_cluster:
+            found[CREDENTIALS] = spec.secret_ref.name
+        if spec.encryption and not spec.encryption.secret_ref.on_cluster:
+            found[encryption.PART] = spec.encryption.secret_ref.name
+        return found
 
     def plan(self, tier: Tier, site: Site, credentials: Mapping[str, Credential]) -> Plan:
-        """Plan the connector's ConfigMap and the Redis Secret, and, but in process, the agents with what they need."""
+        """Plan the connector's ConfigMap, the Secrets, the tier's own Valkey, and, but in process, the agents."""
         spec = given(tier.spec.lmcache)
         parts = [connector.config_map(tier, site)]
-        held: list[str] = []
+        wanted = self.secrets(tier)
+        held = [part for part in wanted if part not in credentials]
+        undrawn = wanted.get(CREDENTIALS) == DRAWN and CREDENTIALS in held
         if CREDENTIALS in credentials:
             parts.append(redis.secret(tier, credentials[CREDENTIALS]))
-        elif self.secrets(tier):
-            held.append(CREDENTIALS)
+        if encryption.PART in credentials:
+            parts.append(encryption.secret(tier, credentials[encryption.PART]))
+        provision = spec.redis.provision if spec.redis else None
+        if provision:
+            clients = [workloads.engines(tier)]
+            if spec.mode is not Mode.IN_PROCESS:
+                clients.append(tier.selector("agent"))
+            parts += valkey.parts(tier, provision, credentials.get(CREDENTIALS), clients)
+        # What restarts with a Secret's version stays as it is while that is not known.
+        if undrawn:
+            held.append(valkey.COMPONENT)
+        if provision or spec.mode is not Mode.IN_PROCESS:
+            parts.append(workloads.service_account(tier))
         if spec.mode is Mode.IN_PROCESS:
             rank, gpus = connector.rank_gib(tier, site)
             memory = {"cacheGiB": spec.cpu_tier_gib_per_node, "gpusPerNode": gpus, "perRankGiB": rank}
             return Plan(parts, held, memory)
-        parts += agents.parts(tier)
+        parts += agents.parts(tier, credentials)
+        if undrawn or encryption.PART in held:
+            held.append(AGENTS)
         budget = sizing.agent_memory(spec.cpu_tier_gib_per_node)
         memory = {
             "cacheGiB": budget.cache,

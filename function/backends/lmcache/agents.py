@@ -1,32 +1,62 @@
 """The agents: `lmcache server` on every node with GPUs, and what stands around it."""
 
+from collections.abc import Mapping
+
 from function import kube, placement, sizing, workloads
-from function.backends.base import CREDENTIALS, Part, Tier, given
-from function.backends.lmcache import volumes
+from function.backends.base import CREDENTIALS, Credential, Part, Tier, given
+from function.backends.lmcache import encryption, redis, volumes
 from function.backends.lmcache.connector import HEARTBEAT_SECONDS, SERVER_PORT
-from function.backends.lmcache.redis import resp_env
+from function.stores import valkey
 
 HTTP_PORT = 8080
+METRICS_PORT = 9090
 
-_LMCACHE = "/opt/venv/bin/lmcache"
+_PYTHON = "/opt/venv/bin/python"
+_SERVER = ("/opt/venv/bin/lmcache", "server")
+# The same server without its admin API, and the only one that serves metrics on a port of their own.
+_SERVER_WITH_METRICS = (_PYTHON, "-m", "lmcache.v1.multiprocess.server")
 # Three missed heartbeats, twice over, and an engine's GPU buffers are freed (LMCache #4631).
 _REAP_SECONDS = 6 * HEARTBEAT_SECONDS
 # An engine that is idle before its first request is no dead one; the default of an hour kills it (LMCache #4715).
 _GRACE_SECONDS = 86400
 # Pinned memory is taken at start; a server that is still taking it is not a dead one.
 _STARTUP_FAILURES = 60
+# An agent connects to Redis when it starts, and never again; without one it runs on.
+_WAIT = """\
+import socket, sys, time
+end = time.monotonic() + 600
+while time.monotonic() < end:
+    try:
+        with socket.create_connection((sys.argv[1], int(sys.argv[2])), 2) as server:
+            server.sendall(b"PING\\r\\n")
+            if server.recv(5) == b"+PONG":
+                break
+    except OSError:
+        pass
+    time.sleep(2)
+"""
 _EVICTION = {"eviction_policy": "LRU", "trigger_watermark": 0.8, "eviction_ratio": 0.2}
 
 
-def parts(tier: Tier) -> list[Part]:
-    """Plan the agents' DaemonSet, and the ServiceAccount, Service and NetworkPolicy that stand around it."""
-    return [
-        workloads.service_account(tier),
-        _service(tier),
-        workloads.network_policy(tier, "agent", [workloads.from_pods([workloads.engines(tier)], ["lmcache"])]),
-        # Longer than one heartbeat between agents, so that clients notice a restart (LMCache #4642).
-        workloads.daemon_set(tier, _agent_template(tier), after=CREDENTIALS, min_ready_seconds=15),
+def parts(tier: Tier, credentials: Mapping[str, Credential]) -> list[Part]:
+    """Plan the agents' DaemonSet, and the Service and NetworkPolicy that stand around it.
+
+    `credentials` are the tier's Secrets by part, as far as they are known.
+    """
+    rules = [
+        workloads.from_pods([workloads.engines(tier)], ["lmcache"]),
+        *workloads.from_prometheus(tier, ["metrics"]),
     ]
+    return [
+        _service(tier),
+        workloads.network_policy(tier, "agent", rules),
+        # Longer than one heartbeat between agents, so that clients notice a restart (LMCache #4642).
+        workloads.daemon_set(tier, _agent_template(tier, credentials), after=CREDENTIALS, min_ready_seconds=15),
+    ]
+
+
+def _scraped(tier: Tier) -> bool:
+    return bool(workloads.from_prometheus(tier, ["metrics"]))
 
 
 def _service(tier: Tier) -> Part:
@@ -39,18 +69,20 @@ def _service(tier: Tier) -> Part:
     return Part("service", {"apiVersion": "v1", "kind": "Service", "metadata": tier.metadata("agent"), "spec": spec})
 
 
-def _agent_template(tier: Tier) -> kube.Manifest:
+def _agent_template(tier: Tier, credentials: Mapping[str, Credential]) -> kube.Manifest:
     spec = given(tier.spec.lmcache)
     wanted = tier.spec.placement
     cdi = wanted.gpu_access.type == "CDI"
     budget = sizing.agent_memory(spec.cpu_tier_gib_per_node)
     tcp = {"tcpSocket": {"port": "lmcache"}}
     disks, mounts = _agent_volumes(tier)
-    command = [_LMCACHE, "server"]
+    server = _SERVER_WITH_METRICS if _scraped(tier) else _SERVER
+    command = list(server)
+    ports = {"lmcache": SERVER_PORT} | ({"metrics": METRICS_PORT} if _scraped(tier) else {})
     if spec.disk_tier:
         # Nothing recounts the files a disk holds from before a start, so each start begins with an empty one.
         clear = f"rm -rf {volumes.DISK_DIR}/kv && mkdir {volumes.DISK_DIR}/kv"
-        command = ["/bin/sh", "-c", f'{clear} && exec {_LMCACHE} server "$@"', "lmcache"]
+        command = ["/bin/sh", "-c", f'{clear} && exec {" ".join(server)} "$@"', "lmcache"]
     container = kube.prune(
         {
             "name": "lmcache",
@@ -58,7 +90,7 @@ def _agent_template(tier: Tier) -> kube.Manifest:
             "command": command,
             "args": _agent_args(tier),
             "env": _agent_env(tier),
-            "ports": [{"name": "lmcache", "containerPort": SERVER_PORT}],
+            "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],
             "resources": {
                 "requests": {"cpu": "4", "memory": f"{budget.request}Gi"},
                 "limits": {"memory": f"{budget.limit}Gi"},
@@ -86,13 +118,43 @@ def _agent_template(tier: Tier) -> kube.Manifest:
             "nodeSelector": wanted.node_selector,
             "affinity": placement.affinity(placement.node_terms(wanted)),
             "tolerations": [t.manifest() for t in wanted.tolerations],
+            "initContainers": _wait(tier),
             "containers": [container],
             "volumes": disks,
         }
     )
-    annotations = {"nvidia.cdi.k8s.io/container.lmcache": "management.nvidia.com/gpu=all"} if cdi else {}
+    annotations = {
+        **({"nvidia.cdi.k8s.io/container.lmcache": "management.nvidia.com/gpu=all"} if cdi else {}),
+        **_store_hash(tier, credentials.get(CREDENTIALS)),
+        **encryption.annotations(tier, credentials.get(encryption.PART)),
+    }
     metadata = kube.prune({"labels": tier.selector("agent") | kube.MANAGED_BY, "annotations": annotations})
     return {"metadata": metadata, "spec": pod}
+
+
+def _wait(tier: Tier) -> list[kube.Manifest]:
+    """Let an agent wait for the tier's own Valkey, which may start with it: ten minutes, and then do without."""
+    to = redis.endpoint(tier)
+    if not to or not to.revision:
+        return []
+    return [
+        {
+            "name": "wait-for-valkey",
+            "image": tier.spec.images.lmcache or tier.release.lmcache_image,
+            "command": [_PYTHON, "-c", _WAIT, to.host, str(to.port)],
+            "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "128Mi"}},
+            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        }
+    ]
+
+
+def _store_hash(tier: Tier, credential: Credential | None) -> dict[str, str]:
+    """Let agents restart when the tier's own Valkey does, which they would not connect to again."""
+    remote = given(tier.spec.lmcache).redis
+    if not remote or not remote.provision:
+        return {}
+    revision = valkey.revision(tier, remote.provision, credential.version if credential else "")
+    return {f"{kube.DOMAIN}/store-hash": revision}
 
 
 def _agent_args(tier: Tier) -> list[str]:
@@ -102,8 +164,11 @@ def _agent_args(tier: Tier) -> list[str]:
         "--host=0.0.0.0",
         f"--port={SERVER_PORT}",
         # The admin API knows no authentication, so it stays on loopback and probes are TCP.
-        "--http-host=127.0.0.1",
-        f"--http-port={HTTP_PORT}",
+        *(
+            [f"--prometheus-port={METRICS_PORT}"]
+            if _scraped(tier)
+            else ["--http-host=127.0.0.1", f"--http-port={HTTP_PORT}"]
+        ),
         "--instance-id=$(NODE_NAME)",
         f"--l1-size-gb={size}",
         "--eviction-policy=LRU",
@@ -132,15 +197,15 @@ def _adapters(tier: Tier) -> list[dict[str, object]]:
                 "eviction": _EVICTION,
             }
         )
-    redis = spec.redis
-    if redis:
-        resp: dict[str, object] = {"type": "resp", "host": redis.host, "port": redis.port}
+    to = redis.endpoint(tier)
+    if to and spec.redis:
+        resp: dict[str, object] = {"type": "resp", "host": to.host, "port": to.port}
         # One evictor, never two: the agent's own where a capacity is given, else the server's policy.
-        if redis.max_capacity_gib:
-            capacity = redis.max_capacity_gib * sizing.GIB
+        if spec.redis.max_capacity_gib:
+            capacity = spec.redis.max_capacity_gib * sizing.GIB
             resp |= {"max_capacity_gb": sizing.amount("max_capacity_gb", capacity), "eviction": _EVICTION}
         adapters.append(resp)
-    return adapters
+    return [adapter | encryption.serde(tier) for adapter in adapters]
 
 
 def _agent_env(tier: Tier) -> list[kube.Manifest]:
@@ -154,13 +219,13 @@ def _agent_env(tier: Tier) -> list[kube.Manifest]:
             {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"},
             {"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "all"},
         ]
-    return env + resp_env(tier)
+    to = redis.endpoint(tier)
+    return env + (redis.resp_env(to) if to else [])
 
 
 def _agent_volumes(tier: Tier) -> tuple[list[kube.Manifest], list[kube.Manifest]]:
     spec = given(tier.spec.lmcache)
-    disks: list[kube.Manifest] = []
-    mounts: list[kube.Manifest] = []
+    disks, mounts = encryption.volume(tier)
     disk = spec.disk_tier
     if disk and disk.host_path:
         disks.append({"name": "disk", "hostPath": {"path": disk.host_path.path, "type": "DirectoryOrCreate"}})

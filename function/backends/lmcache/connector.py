@@ -2,7 +2,7 @@
 
 from function import kube, sizing
 from function.api.tier import Mode
-from function.backends.base import CONNECTOR, Invalid, Part, Site, Tier, given
+from function.backends.base import CONNECTOR, Invalid, Part, Site, Tier, given, gpus_per_node
 from function.backends.lmcache import volumes
 
 SERVER_PORT = 5555
@@ -63,12 +63,7 @@ def yaml(tier: Tier, site: Site) -> str:
 
 def rank_gib(tier: Tier, site: Site) -> tuple[int, int]:
     """Share a node's memory among its GPUs: GiB per rank, and the GPUs."""
-    gpus = tier.spec.placement.gpus_per_node or tier.gpus_per_node or site.gpus_per_node
-    if not gpus:
-        raise Invalid(
-            "spec.placement.gpusPerNode is required with lmcache.mode InProcess, "
-            f"since InferenceCluster {tier.spec.inference_cluster_ref.name} reports no GPU pools"
-        )
+    gpus = gpus_per_node(tier, site, "lmcache.mode InProcess")
     node = given(tier.spec.lmcache).cpu_tier_gib_per_node
     rank = sizing.rank_gib(node, gpus)
     if not rank:

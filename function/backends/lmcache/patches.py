@@ -1,21 +1,9 @@
 """What goes into an engine: the patch of each connector."""
 
-from collections.abc import Mapping, Sequence
-from typing import TypedDict
-
 from function import kube, placement, sizing, workloads
 from function.backends.base import EnginePatch, Notice, Site, Tier, given
 from function.backends.lmcache import connector, redis, volumes
 from function.engines import Engine, versions
-
-
-class Placed(TypedDict):
-    """The part of a patch that says where an engine may run."""
-
-    node_selector: Mapping[str, str]
-    affinity: Sequence[kube.Manifest]
-    tolerations: Sequence[kube.Manifest]
-
 
 _CONFIG_MOUNT: kube.Manifest = {"name": "kv-offload", "mountPath": connector.CONFIG_DIR, "readOnly": True}
 
@@ -37,7 +25,7 @@ def multiprocess(tier: Tier, engine: Engine, support: versions.VLLM) -> EnginePa
         labels={kube.LABEL_TIER: tier.instance},
         # An engine learns its agent's chunk size at start.
         annotations=_connector_hash([config, given(tier.spec.lmcache).chunk_size]),
-        **_placement(tier),
+        **placement.placed(tier.spec.placement),
         notices=_image_notices(engine, versions.LMCACHE_MULTIPROCESS),
     )
 
@@ -75,9 +63,9 @@ def in_process(tier: Tier, site: Site, engine: Engine, support: versions.VLLM, *
         mounts=mounts,
         volumes=disks,
         labels={kube.LABEL_TIER: tier.instance},
-        **_placement(tier),
+        **placement.placed(tier.spec.placement),
         # A ConfigMap or a Secret that changes restarts nothing; another setting or Redis has to.
-        annotations=_connector_hash([settings, redis.url(spec.redis) if spec.redis else ""]),
+        annotations=_connector_hash([settings, *redis.restarts(tier)]),
         notices=[*_image_notices(engine, oldest), *notices],
     )
 
@@ -93,16 +81,6 @@ def _image_notices(engine: Engine, needed: versions.Version) -> list[Notice]:
             "without it the engine fails at start. lmcache/vllm-openai images hold it",
         )
     ]
-
-
-def _placement(tier: Tier) -> Placed:
-    """Let an engine follow its tier: only a node with an agent can serve one that speaks to it."""
-    wanted = tier.spec.placement
-    return {
-        "node_selector": wanted.node_selector,
-        "affinity": placement.node_terms(wanted),
-        "tolerations": [t.manifest() for t in wanted.tolerations],
-    }
 
 
 def _connector_hash(settings: object) -> dict[str, str]:

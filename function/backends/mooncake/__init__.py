@@ -1,0 +1,120 @@
+"""Mooncake: a pool of memory over all nodes, with a master that knows its keys and engines that are its clients.
+
+The rules and their sources are in docs/mooncake.md and docs/facts.md.
+"""
+
+import base64
+from collections.abc import Mapping
+
+from function import rdma, workloads
+from function.backends import hierarchy
+from function.backends.base import (
+    CREDENTIALS,
+    Credential,
+    CredentialError,
+    EnginePatch,
+    Notice,
+    Part,
+    Plan,
+    Refusal,
+    Site,
+    Tier,
+    given,
+    unsupported,
+)
+from function.backends.mooncake import agents, cluster, master, patches
+from function.engines import Engine
+from function.stores import etcd
+
+
+class Mooncake:
+    """The Mooncake strategy; see base.Backend."""
+
+    def secrets(self, tier: Tier) -> Mapping[str, str]:
+        """Name the Secret with a given etcd's authority, unless it is on the inference cluster already."""
+        return cluster.secret_name(tier)
+
+    def plan(self, tier: Tier, site: Site, credentials: Mapping[str, Credential]) -> Plan:  # noqa: ARG002
+        """Plan etcd, masters, agents, their NICs, and the connector's ConfigMap."""
+        store = given(tier.spec.mooncake).etcd
+        parts = [patches.config_map(tier), workloads.service_account(tier)]
+        held: list[str] = []
+        if CREDENTIALS in credentials:
+            parts.append(_authority(tier, credentials[CREDENTIALS]))
+        elif self.secrets(tier):
+            held.append(CREDENTIALS)
+        if store and store.provision:
+            clients = [workloads.engines(tier), tier.selector("agent"), tier.selector(cluster.MASTER)]
+            parts += etcd.parts(tier, store.provision, clients)
+        parts += [*master.parts(tier), *rdma.parts(tier), *agents.parts(tier)]
+        budget = agents.budget(tier)
+        memory = {"cacheGiB": budget.segment, "overheadGiB": budget.headroom, "requestGiB": budget.memory}
+        if budget.huge_pages:
+            memory["hugePagesGiB"] = budget.huge_pages
+        return Plan(parts, held, memory | {"limitGiB": budget.memory}, _notices(tier))
+
+    def attach(self, tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
+        """Attach a vLLM engine as a client of the pool, or an SGLang engine with the pool behind its host memory."""
+        if refusal := unsupported(engine, ("vLLM", "SGLang"), "choose another engine"):
+            return refusal
+        if engine.kind.name == "vLLM":
+            return patches.vllm(tier, engine)
+        # Twice its cache in GPU memory: SGLang's own default, which not every version has.
+        memory = hierarchy.Memory(ratio=2.0)
+        return hierarchy.attach(tier, engine, memory, "WriteThrough", self.store(tier, site, engine))
+
+    def store(self, tier: Tier, site: Site, engine: Engine) -> hierarchy.Store:  # noqa: ARG002
+        """Give the pool as what stands behind an SGLang engine's host memory."""
+        return patches.store(tier, engine)
+
+
+def _notices(tier: Tier) -> list[Notice]:
+    found = []
+    if tier.spec.rdma and tier.spec.rdma.host_network:
+        found.append(
+            Notice(
+                "HostNetworkUnprotected",
+                "NoPolicyBindsIt",
+                "agents and engines use their node's network, where no NetworkPolicy applies: whoever reaches nodes "
+                f"reaches ports {cluster.agent_port(tier, 0)} to {cluster.agent_port(tier, 2)}, and the pool",
+            )
+        )
+    spec = given(tier.spec.mooncake)
+    if spec.master.oplog:
+        found.append(
+            Notice(
+                "EtcdFillsUp",
+                "OplogIsNeverTrimmed",
+                "Mooncake never trims its oplog; when it has filled etcd, no key is taken any more. Watch its size, and "
+                "reset it in time as docs/mooncake.md says",
+            )
+        )
+    store = spec.etcd
+    if spec.master.oplog and store and store.provision and store.provision.ephemeral:
+        found.append(
+            Notice(
+                "KeysNotDurable",
+                "EphemeralEtcd",
+                "etcd has no volumes: with a majority of its members every key of the pool is lost",
+            )
+        )
+    return found
+
+
+def _authority(tier: Tier, credential: Credential) -> Part:
+    """Plan the one copy of a given etcd's authority; raises CredentialError where the Secret does not hold it."""
+    ref = given(given(tier.spec.mooncake).etcd).ca_secret_ref
+    assert ref  # a credential is only read for a caSecretRef
+    found = credential.data.get(ref.key)
+    if not found:
+        raise CredentialError("KeyMissing", f"Secret {tier.namespace}/{ref.name} has no key {ref.key!r}")
+    if b"BEGIN CERTIFICATE" not in base64.b64decode(found):
+        raise CredentialError("NotACertificate", f"key {ref.key!r} of Secret {tier.namespace}/{ref.name} holds no PEM")
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": tier.metadata(),
+        "type": "Opaque",
+        "data": {cluster.CA_KEY: found},
+    }
+    return Part(CREDENTIALS, manifest, version=f"{credential.version} {ref.key}")

@@ -1,0 +1,132 @@
+"""What goes into an engine: a pure client of the pool, which gives no memory of its own to it."""
+
+from function import kube, placement, rdma, workloads
+from function.backends import hierarchy
+from function.backends.base import EnginePatch, Notice, Part, Refusal, Tier, too_old
+from function.backends.mooncake import cluster
+from function.engines import Engine, identity, versions
+
+CONNECTOR = "MooncakeStoreConnector"
+CONFIG_KEY = "mooncake.json"
+CONFIG_DIR = "/etc/kv-offload"
+# For what is not written straight from and to GPU memory, per rank; vLLM would take 4 GiB.
+_LOCAL_BUFFER_BYTES = 128 * 1024**2
+
+_CONFIG_MOUNT: kube.Manifest = {"name": "kv-offload", "mountPath": CONFIG_DIR, "readOnly": True}
+
+
+def config_map(tier: Tier) -> Part:
+    """Plan the ConfigMap that engines mount: vLLM's file, and what every engine waits for."""
+    settings = {
+        # The engine's memory is not part of the pool: its restart would take keys away.
+        "mode": "standalone-store",
+        "global_segment_size": 0,
+        "local_buffer_size": _LOCAL_BUFFER_BYTES,
+        "metadata_server": cluster.metadata_server(tier),
+        "master_server_address": cluster.master_address(tier),
+        "protocol": cluster.protocol(tier),
+        "device_name": cluster.devices(tier),
+    }
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": tier.metadata(),
+        "data": {CONFIG_KEY: kube.compact(settings) + "\n"},
+    }
+    return Part("connector", manifest)
+
+
+def vllm(tier: Tier, engine: Engine) -> EnginePatch | Refusal:
+    """Attach a vLLM engine by its own connector."""
+    if refusal := too_old(engine, versions.VLLM_MOONCAKE, "Mooncake client without memory of its own"):
+        return refusal
+    assert engine.version
+    if engine.identity.lora and engine.version < versions.VLLM_LORA_HASHED:
+        return Refusal(
+            "LoRANotIsolated",
+            f"vLLM before {versions.show(versions.VLLM_LORA_HASHED)} tells adapters apart by name at most, so answers "
+            "could be wrong; take a newer one, or remove --enable-lora or the tierRef",
+        )
+    prefixed = engine.version >= versions.VLLM_CACHE_PREFIX
+    config = {
+        "kv_connector": CONNECTOR,
+        "kv_role": "kv_both",
+        # Loads are asynchronous, so a block that was lost can be computed; the default would abort its requests.
+        "kv_load_failure_policy": "recompute",
+        "kv_connector_extra_config": {
+            "load_async": True,
+            **({"cache_prefix": engine.keyspace} if prefixed else {}),
+        },
+    }
+    nics, (trust, mounts, volumes) = rdma.for_engine(tier), cluster.trust(tier)
+    rank_env = [e for e in cluster.environment(tier) if e["name"] in ("MC_STORE_CLUSTER_ID", "MC_GID_INDEX")]
+    return EnginePatch(
+        tier=tier.ref,
+        connector=CONNECTOR,
+        identity=engine.keyspace,
+        since=versions.VLLM_CACHE_PREFIX if prefixed else versions.VLLM_MOONCAKE,
+        env=[
+            {"name": "MOONCAKE_CONFIG_PATH", "value": f"{CONFIG_DIR}/{CONFIG_KEY}"},
+            # Seeds the first hash of every prefix chain: without it no engine finds another one's keys, and before the
+            # prefix it alone keeps keyspaces apart.
+            {"name": "PYTHONHASHSEED", "value": identity.seed(engine.keyspace)},
+            *rank_env,
+            *trust,
+        ],
+        args=["--kv-transfer-config", kube.compact(config)],
+        resources=nics.resources,
+        claims=nics.claims,
+        capabilities=nics.capabilities,
+        host_network=nics.host_network,
+        mounts=[_CONFIG_MOUNT, *mounts],
+        volumes=[_config_volume(tier), *volumes],
+        labels=workloads.engines(tier),
+        annotations=_connector_hash(tier),
+        **placement.placed(tier.spec.placement),
+        notices=_notices(engine),
+    )
+
+
+def store(tier: Tier, engine: Engine) -> hierarchy.Store:
+    """Give the pool as what stands behind an SGLang engine's host memory."""
+    nics, (_, mounts, volumes) = rdma.for_engine(tier), cluster.trust(tier)
+    return hierarchy.Store(
+        backend="mooncake",
+        # Keys hold no more than the model's name, and before SGLang 0.5.17 not even that. Addresses stay in the
+        # environment: with one of them in here, SGLang reads none from there.
+        extra={"extra_backend_tag": engine.keyspace},
+        env=[
+            *cluster.environment(tier),
+            # A pure client.
+            {"name": "MOONCAKE_GLOBAL_SEGMENT_SIZE", "value": "0"},
+        ],
+        mounts=[_CONFIG_MOUNT, *mounts],
+        volumes=[_config_volume(tier), *volumes],
+        resources=nics.resources,
+        claims=nics.claims,
+        capabilities=nics.capabilities,
+        host_network=nics.host_network,
+        annotations=_connector_hash(tier),
+        notices=_notices(engine),
+    )
+
+
+def _notices(engine: Engine) -> list[Notice]:
+    return [
+        Notice(
+            "EngineImageUnverified",
+            "MooncakeUnknown",
+            f"whether image {engine.image!r} holds mooncake-transfer-engine, of the master's minor version and for its "
+            "CUDA, is not known; without it the engine fails at start",
+        )
+    ]
+
+
+def _connector_hash(tier: Tier) -> dict[str, str]:
+    # A ConfigMap that changes restarts nothing; another master or transport has to.
+    return {f"{kube.DOMAIN}/connector-hash": kube.digest(config_map(tier).manifest["data"])[:12]}
+
+
+def _config_volume(tier: Tier) -> kube.Manifest:
+    # Not optional: the pod waits for its tier.
+    return {"name": "kv-offload", "configMap": {"name": tier.instance}}

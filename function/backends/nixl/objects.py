@@ -1,0 +1,77 @@
+"""KV in a bucket: how engines find it, and are given its credentials."""
+
+from collections.abc import Mapping
+
+from function import kube
+from function.api.tier import ObjectSecretRef, ObjectStore
+from function.backends.base import CREDENTIALS, Credential, CredentialError, Part, Tier, given
+from function.engines import Engine
+
+ACCESS_KEY_ID, SECRET_ACCESS_KEY = "access-key-id", "secret-access-key"
+
+
+def secret_name(tier: Tier) -> Mapping[str, str]:
+    """Name the Secret that has to be read, by its part; none where engines need none, or it is there already."""
+    ref = _ref(tier)
+    return {CREDENTIALS: ref.name} if ref and not ref.on_cluster else {}
+
+
+def secret(tier: Tier, credential: Credential) -> Part:
+    """Plan the one copy of the credentials, both of which have to be there.
+
+    Raises:
+        CredentialError: the Secret lacks one of them.
+    """
+    ref = given(_ref(tier))
+    data = {}
+    for key, users in ((ACCESS_KEY_ID, ref.access_key_id_key), (SECRET_ACCESS_KEY, ref.secret_access_key_key)):
+        if not credential.data.get(users):
+            raise CredentialError("KeyMissing", f"Secret {tier.namespace}/{ref.name} has no key {users!r}")
+        data[key] = credential.data[users]
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": tier.metadata(),
+        "type": "Opaque",
+        "data": data,
+    }
+    version = f"{credential.version} {ref.access_key_id_key} {ref.secret_access_key_key}"
+    return Part(CREDENTIALS, manifest, version=version)
+
+
+def credentials(tier: Tier) -> list[kube.Manifest]:
+    """Give an engine the credentials by the names that Amazon's libraries read; nothing for its pod's own identity."""
+    ref = _ref(tier)
+    if ref is None:
+        return []
+    own = ref.on_cluster
+    name = ref.name if own else tier.instance
+    keys = {
+        "AWS_ACCESS_KEY_ID": ref.access_key_id_key if own else ACCESS_KEY_ID,
+        "AWS_SECRET_ACCESS_KEY": ref.secret_access_key_key if own else SECRET_ACCESS_KEY,
+    }
+    return [{"name": env, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}} for env, key in keys.items()]
+
+
+def address(store: ObjectStore) -> dict[str, str]:
+    """Write where the bucket is, in NIXL's words; vLLM knows no bucket without an endpoint."""
+    endpoint = store.endpoint or f"https://s3.{store.region}.amazonaws.com"
+    return kube.prune(
+        {
+            "bucket": store.bucket,
+            "endpoint_override": endpoint,
+            "scheme": endpoint.partition(":")[0],
+            "region": store.region,
+        }
+    )
+
+
+def prefix(tier: Tier, engine: Engine) -> str:
+    """Name what an engine's keys begin with: no two keyspaces share it, nor two clusters' tiers of one name."""
+    cluster = kube.digest(tier.spec.inference_cluster_ref.name)[:5]
+    return f"{tier.instance}-{cluster}/{engine.keyspace}"
+
+
+def _ref(tier: Tier) -> ObjectSecretRef | None:
+    storage = given(tier.spec.nixl).storage
+    return storage.obj.secret_ref if storage and storage.obj else None

@@ -1,0 +1,165 @@
+"""What engines that offload are told: vLLM's tiers behind host memory, and SGLang's store of NIXL."""
+
+from collections.abc import Mapping
+
+from function import kube, placement, sizing, workloads
+from function.backends import hierarchy
+from function.backends.base import EnginePatch, Invalid, Notice, Refusal, Site, Tier, given, gpus_per_node, too_old
+from function.backends.nixl import files, objects
+from function.engines import Engine, versions
+from function.engines import vllm as vllm_line
+
+CONNECTOR = "OffloadingConnector"
+
+
+def budget(tier: Tier, site: Site) -> Mapping[str, int]:
+    """Say what a node gives, for people to read; raises Invalid as rank_bytes does."""
+    rank_bytes(tier, site)
+    return {"cacheGiB": _node_gib(tier), "gpusPerNode": _gpus(tier, site)}
+
+
+def rank_bytes(tier: Tier, site: Site) -> int:
+    """Share a node's memory among its GPUs: bytes for each rank.
+
+    Raises:
+        Invalid: nobody knows how many GPUs a node has, or a rank would get less than 1 GiB.
+    """
+    node, gpus = _node_gib(tier), _gpus(tier, site)
+    if node < gpus:
+        raise Invalid(
+            f"spec.nixl.storage.cpuTierGiBPerNode (is {node}) is less than 1 GiB for each of {gpus} GPUs; "
+            f"set at least {gpus}"
+        )
+    return node * sizing.GIB // gpus
+
+
+def vllm(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
+    """Attach a vLLM engine that holds KV in its pod's /dev/shm, and in files or a bucket behind that."""
+    spec = given(given(tier.spec.nixl).storage)
+    if spec.fs:
+        since, what = versions.VLLM_TIER_FS, "offload to files behind host memory"
+    else:
+        since, what = versions.VLLM_TIER_OBJ, "offload to objects with credentials from its environment"
+    if refusal := too_old(engine, since, what) or _mixed_up(engine):
+        return refusal
+    behind, env = _second(tier, engine)
+    # Each data-parallel replica takes what it is told for itself.
+    ranks = min(engine.ranks // vllm_line.replicas(engine.line), _gpus(tier, site))
+    config = {
+        "kv_connector": CONNECTOR,
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {
+            "spec_name": "TieringOffloadingSpec",
+            "cpu_bytes_to_use": rank_bytes(tier, site) * ranks,
+            "secondary_tiers": [behind],
+        },
+    }
+    return EnginePatch(
+        tier=tier.ref,
+        connector=CONNECTOR,
+        identity=engine.keyspace,
+        since=since,
+        # Before 0.29, hashes begin with a number that each process draws, and no two engines would share.
+        env=[{"name": "PYTHONHASHSEED", "value": engine.identity.seed}, *env],
+        args=["--kv-transfer-config", kube.compact(config)],
+        mounts=files.mounts(tier) if spec.fs else (),
+        volumes=files.volumes(spec.fs) if spec.fs else (),
+        labels=dict(workloads.engines(tier)),
+        **placement.placed(tier.spec.placement),
+        # Its files are Python's alone.
+        notices=[] if spec.fs else [unverified(engine)],
+    )
+
+
+def sglang(tier: Tier, engine: Engine) -> hierarchy.Store | Refusal:
+    """Give SGLang's store: a plugin of NIXL with its parameters, which SGLang logs and so hold no credentials."""
+    spec = given(tier.spec.nixl).storage
+    if spec is None:
+        return Refusal("StoresNothing", f"KVOffloadTier {tier.ref} has nixl.p2p, which stores nothing; name another")
+    if refusal := too_old(engine, versions.SGLANG_NIXL, "NIXL store that keeps its transfers apart"):
+        return refusal
+    notices = [unverified(engine)]
+    if spec.fs:
+        return hierarchy.Store(
+            backend="nixl",
+            # Of NIXL's ways to read it is the one for which a file that is not whole is an error; its agent evicts.
+            extra={"use_posix_aio": "true", "l3_cleaner_enabled": False},
+            env=workloads.variables(
+                {
+                    "SGLANG_HICACHE_NIXL_BACKEND_PLUGIN": "POSIX",
+                    "SGLANG_HICACHE_NIXL_BACKEND_STORAGE_DIR": files.folder(engine),
+                }
+            ),
+            mounts=files.mounts(tier),
+            volumes=files.volumes(spec.fs),
+            notices=notices,
+        )
+    assert spec.obj
+    if refusal := _named_alike(engine):
+        return refusal
+    return hierarchy.Store(
+        backend="nixl",
+        extra=objects.address(spec.obj),
+        env=[*workloads.variables({"SGLANG_HICACHE_NIXL_BACKEND_PLUGIN": "OBJ"}), *objects.credentials(tier)],
+        notices=notices,
+    )
+
+
+def unverified(engine: Engine) -> Notice:
+    """Say that nobody has looked into an engine's image."""
+    return Notice(
+        "EngineImageUnverified",
+        "NixlUnknown",
+        f"whether image {engine.image!r} holds NIXL is not known; without it the engine fails at start",
+    )
+
+
+def _node_gib(tier: Tier) -> int:
+    return given(given(tier.spec.nixl).storage).cpu_tier_gib_per_node
+
+
+def _gpus(tier: Tier, site: Site) -> int:
+    return gpus_per_node(tier, site, "nixl.storage")
+
+
+def _second(tier: Tier, engine: Engine) -> tuple[kube.Manifest, list[kube.Manifest]]:
+    """Write what stands behind host memory, as vLLM's second tier, and the variables that it needs."""
+    spec = given(given(tier.spec.nixl).storage)
+    if spec.fs:
+        return {"type": "fs", "root_dir": files.folder(engine)}, []
+    assert spec.obj
+    prefix = objects.prefix(tier, engine)
+    return {"type": "obj", "prefix": prefix, "store_config": objects.address(spec.obj)}, objects.credentials(tier)
+
+
+def _mixed_up(engine: Engine) -> Refusal | None:
+    """Say why an engine would read other KV than it wrote."""
+    assert engine.version
+    shown = f"vLLM {versions.show(engine.version)}"
+    if engine.identity.lora and engine.version < versions.VLLM_LORA_HASHED:
+        return Refusal(
+            "LoRANotIsolated",
+            f"{shown} tells adapters apart by name at most, so answers could be wrong; take "
+            f"{versions.show(versions.VLLM_LORA_HASHED)} or newer, or remove --enable-lora or the tierRef",
+        )
+    if vllm_line.replicas(engine.line) > 1 and engine.version < versions.VLLM_TIER_REPLICAS:
+        return Refusal(
+            "RanksNotIsolated",
+            f"{shown} lets data-parallel replicas of one pod share host memory unawares, so answers could be wrong; "
+            f"take {versions.show(versions.VLLM_TIER_REPLICAS)} or newer, or replicas instead of data parallelism",
+        )
+    return None
+
+
+def _named_alike(engine: Engine) -> Refusal | None:
+    """Say why an engine's objects could be taken for another's: SGLang names them by tokens, model and rank alone."""
+    model = engine.line.value(*engine.kind.model)
+    served = engine.line.value("--served-model-name")
+    if (engine.identity.plain or engine.identity.vouched) and served in (None, model):
+        return None
+    return Refusal(
+        "IdentityNotShared",
+        "SGLang names objects by the model string alone, and this one is a path, has another --served-model-name, or "
+        "comes with options that change KV; set kvCache.identity if in this bucket the string means this one thing, "
+        "and remove --served-model-name, or choose a tier with nixl.storage.fs",
+    )

@@ -1,0 +1,1 @@
+"""Stores that several backends may need, each run by the tier itself."""
