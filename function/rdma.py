@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from function import kube
-from function.backends.base import Part, Tier
+from function.api.tier import HOST_PORTS
+from function.backends.base import Part, Refusal, Tier
+from function.engines import Engine, pod
 
 CLAIM = "kv-nics"
 
@@ -27,6 +29,21 @@ def for_agents(tier: Tier) -> Nics:
 def for_engine(tier: Tier) -> Nics:
     """Give an engine's NICs; none where the tier has no rdma block."""
     return _nics(tier, tier.spec.rdma.engines.count if tier.spec.rdma else 0)
+
+
+def port_taken(tier: Tier, engine: Engine) -> Refusal | None:
+    """Say that an engine on the host network would listen where the agent of its node does."""
+    rdma = tier.spec.rdma
+    if rdma is None or rdma.host_network is None:
+        return None
+    first, port = rdma.host_network.first_port, pod.port(engine.kind, engine.line)
+    if port not in range(first, first + HOST_PORTS):
+        return None
+    return Refusal(
+        "PortTaken",
+        f"the engine serves on port {port}, and its node's agent listens from {first} to {first + HOST_PORTS - 1}; set "
+        "another --port, or a tier with another rdma.hostNetwork.firstPort",
+    )
 
 
 def parts(tier: Tier) -> list[Part]:

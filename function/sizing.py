@@ -102,6 +102,8 @@ STORE_HEADROOM_GIB = 4
 # Beside that, where it writes to disk: Mooncake's staging buffer of 1.25 GiB, set as it is by default.
 STORE_STAGING_BYTES = 1280 * 1024**2
 STORE_STAGING_GIB = 2
+# A GiB of page tables for so many GiB of ordinary pages (8 bytes for 4 KiB), twice over; they are charged to the pod.
+STORE_PAGE_TABLES = 256
 # Of a disk, what Mooncake is told that it has: it was seen to write a bucket more.
 STORE_DISK_SHARE = 0.8
 STORE_BUCKET_BYTES = 64 * 1024**2
@@ -119,6 +121,6 @@ class StoreMemory:
 
 def store_memory(segment_gib: int, *, huge_pages: bool, disk: bool) -> StoreMemory:
     """Budget a store agent that gives `segment_gib` GiB to the pool; huge pages are not charged to memory."""
-    headroom = STORE_HEADROOM_GIB + (STORE_STAGING_GIB if disk else 0)
     in_memory = 0 if huge_pages else segment_gib
+    headroom = STORE_HEADROOM_GIB + (STORE_STAGING_GIB if disk else 0) + in_memory // STORE_PAGE_TABLES
     return StoreMemory(segment_gib, headroom, in_memory + headroom, segment_gib - in_memory)

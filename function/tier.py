@@ -123,6 +123,8 @@ def l3(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse, tier: Tier) 
         behind = read(found.resource)
     except api.Invalid as e:
         return Unavailable("L3Invalid", f"{wanted} cannot be used: {e}")
+    if behind.spec.nixl and behind.spec.nixl.p2p:
+        return Unavailable("L3NotSupported", f"{wanted} has nixl.p2p, which stores nothing; it needs nixl.storage")
     if behind.spec.backend not in L3_BACKENDS:
         return Unavailable(
             "L3NotSupported",
@@ -372,13 +374,20 @@ class Composer:
         """Give the tier's Deployments and StatefulSets, as the cluster last showed them."""
         return [d for d in self.delivery.delivered.values() if d.kind in ("Deployment", "StatefulSet")]
 
+    def members(self, workload: Delivered) -> tuple[int, int]:
+        """How many pods of a workload of the control plane are ready, and how many there should be."""
+        planned = self.plan.part(workload.name) if self.plan else None
+        wanted = planned.manifest["spec"]["replicas"] if planned else 0
+        remote = workload.remote
+        return kube.integer(remote, "status", "readyReplicas"), wanted or kube.integer(remote, "spec", "replicas")
+
     def report_control_plane(self) -> None:
         """Say how many members of the control plane are ready."""
         members = self.control_plane()
         if not members:
             self.conditions.set(CONTROL_PLANE_READY, TRUE, "NotNeeded", "This backend needs no control plane")
             return
-        counts = ", ".join(f"{d.name} {'{}/{}'.format(*_members(d))}" for d in members)
+        counts = ", ".join(f"{d.name} {'{}/{}'.format(*self.members(d))}" for d in members)
         if all(d.ready for d in members):
             self.conditions.set(CONTROL_PLANE_READY, TRUE, "Ready", counts)
         elif any(kube.sub(d.remote, "status") is None for d in members):
@@ -454,7 +463,7 @@ class Composer:
             names = ("revision", "release", "agents", "controlPlane", "connector", "memory", "secretGenerated")
             return {**status.carried(self.req, names), **found}
         connector = plan.part(CONNECTOR)
-        members = [_members(d) for d in self.control_plane()]
+        members = [self.members(d) for d in self.control_plane()]
         drawn = [part for part, name in backends.of(tier.spec).secrets(tier).items() if name == DRAWN]
         return {
             "revision": self.delivery.revision,
@@ -471,24 +480,25 @@ class Composer:
             else None,
             "secretGenerated": any(plan.part(p) or _secret_drawn(self.xr) for p in drawn) or None,
             "memory": dict(plan.memory),
-            "pendingDisruption": self.pending_disruption(tier, agents),
+            "pendingDisruption": self.pending_disruption(tier, plan, agents),
         }
 
-    def pending_disruption(self, tier: Tier, agents: Delivered | None) -> str | None:
-        """Say what the agents have before them: a restart empties its node's memory and disk tier."""
-        if agents is None or agents.remote is None:
-            return None
-        wanted, _ = _counts(agents)
-        left = wanted - _updated(agents) if agents.current else wanted
-        if left <= 0:
-            return None
-        strategy = tier.spec.update_strategy
-        how = (
-            f"{strategy.max_unavailable} at a time"
-            if strategy.type == "RollingUpdate"
-            else "when their pods are deleted"
-        )
-        return f"{left} agents restart {how}, each with an empty cache"
+    def pending_disruption(self, tier: Tier, plan: Plan, agents: Delivered | None) -> str | None:
+        """Say what is about to restart and what that loses: an agent its node's cache, a store perhaps all of it."""
+        delivered = self.delivery.delivered
+        changed = [
+            f"{part.name} restarts, and {part.loses} are gone"
+            for part in plan.parts
+            if part.loses and delivered[part.name].remote is not None and not delivered[part.name].current
+        ]
+        wanted, left = (_counts(agents)[0], _updated(agents)) if agents and agents.remote is not None else (0, 0)
+        left = wanted - left if agents and agents.current else wanted
+        if left > 0:
+            strategy = tier.spec.update_strategy
+            rolling = strategy.type == "RollingUpdate"
+            how = f"{strategy.max_unavailable} at a time" if rolling else "when their pods are deleted"
+            changed.append(f"{left} agents restart {how}, each with an empty cache")
+        return "; ".join(changed) or None
 
 
 def _base64(text: str) -> str:
@@ -498,12 +508,6 @@ def _base64(text: str) -> str:
 def _secret_drawn(composite: structpb.Struct) -> bool:
     value = kube.at(composite, "status", "secretGenerated")
     return value is not None and value.bool_value
-
-
-def _members(workload: Delivered) -> tuple[int, int]:
-    """How many pods of a workload of the control plane are ready, and how many there should be."""
-    remote = workload.remote
-    return kube.integer(remote, "status", "readyReplicas"), kube.integer(remote, "spec", "replicas")
 
 
 def _counts(agents: Delivered) -> tuple[int, int]:

@@ -54,12 +54,15 @@ def confined_pod(user: int) -> kube.Manifest:
 
 
 def pod_basics(tier: Tier) -> kube.Manifest:
-    """Write what every pod of a tier says: its account, which holds no token, and no variables of other Services."""
-    return {
-        "serviceAccountName": tier.instance,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-    }
+    """Write what every pod of a tier says: its account, which may do nothing, and what comes before it in line."""
+    return kube.prune(
+        {
+            "serviceAccountName": tier.instance,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "priorityClassName": tier.spec.placement.priority_class_name,
+        }
+    )
 
 
 def service_account(tier: Tier) -> Part:

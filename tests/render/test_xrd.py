@@ -277,8 +277,8 @@ RULES = [
     *(
         Rule(
             TIER,
-            "lmcache.encryption cannot be added or removed beside a remote, since agents without it would take what "
-            "others encrypted for KV: create another tier with a Redis of its own.",
+            "lmcache.encryption cannot be added or removed, since agents without it would take what others encrypted "
+            "for KV: create another tier, with a Redis of its own.",
             before=before,
             good=good,
             bad=bad,
@@ -286,7 +286,7 @@ RULES = [
         for before, good, bad in (
             (HOST, HOST, {**HOST, **ENCRYPTED}),
             ({**HOST, **ENCRYPTED}, {**HOST, **ENCRYPTED}, HOST),
-            ({**HOST, **ENCRYPTED}, {DISK: FILES}, {**VALKEY, DISK: FILES}),
+            ({**HOST, **ENCRYPTED}, {DISK: FILES, **ENCRYPTED}, {DISK: FILES}),
         )
     ),
     *(
@@ -671,7 +671,6 @@ CHANGES = [
     Change("a tier goes back to a Redis that is there", TIER, {**VALKEY, SAVED: {}}, HOST),
     Change("a tier gives its Redis up", TIER, {**VALKEY, SAVED: {}}, {}),
     Change("a Valkey gets more memory", TIER, VALKEY, {f"{REDIS}.provision.memory": "128Gi"}),
-    Change("a disk is encrypted", TIER, {DISK: FILES}, {DISK: FILES, **ENCRYPTED}),
     Change("a pool takes to RDMA", TIER, MOONCAKE, OVER_NICS),
     Change("a pool leaves RDMA", TIER, OVER_NICS, MOONCAKE),
     Change("a pool finds its segments by HTTP", TIER, MOONCAKE, {**MOONCAKE, "mooncake.metadata": "HTTP"}),

@@ -154,3 +154,26 @@ def holes(value: Any, where: str = "") -> list[str]:
     if isinstance(value, list):
         return [hole for i, item in enumerate(value) for hole in holes(item, f"{where}[{i}]")]
     return [where] if value is None or isinstance(value, float) else []
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(data=st.data())
+@several
+def test_every_part_of_a_control_plane_fits_the_restricted_level(backend: str, data: st.DataObject) -> None:
+    """As https://kubernetes.io/docs/concepts/security/pod-security-standards has it."""
+    rendered = composed(data.draw(specs.of_backend(backend)))
+    for manifest in rendered.manifests:
+        if manifest["kind"] in ("Deployment", "StatefulSet"):
+            pod = manifest["spec"]["template"]["spec"]
+            assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+            assert pod["securityContext"]["runAsNonRoot"] is True
+            assert pod["securityContext"]["runAsUser"] > 0
+            assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+            for volume in pod.get("volumes", ()):
+                assert set(volume) - {"name"} <= {"configMap", "emptyDir", "secret", "projected"}
+            for container in (*pod.get("initContainers", ()), *pod["containers"]):
+                confined = container["securityContext"]
+                assert confined["allowPrivilegeEscalation"] is False
+                assert confined["capabilities"] == {"drop": ["ALL"]}
+                assert confined.get("runAsUser", 1) > 0
+                assert "privileged" not in confined

@@ -113,7 +113,6 @@ def _agent_template(tier: Tier, credentials: Mapping[str, Credential]) -> kube.M
         {
             **workloads.pod_basics(tier),
             "runtimeClassName": None if cdi else wanted.gpu_access.runtime_class_name or None,
-            "priorityClassName": wanted.priority_class_name,
             "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
             "nodeSelector": wanted.node_selector,
             "affinity": placement.affinity(placement.node_terms(wanted)),

@@ -58,14 +58,16 @@ class Mooncake:
         if refusal := unsupported(engine, ("vLLM", "SGLang"), "choose another engine"):
             return refusal
         if engine.kind.name == "vLLM":
-            return patches.vllm(tier, engine)
+            return rdma.port_taken(tier, engine) or patches.vllm(tier, engine)
+        store = self.store(tier, site, engine)
+        if isinstance(store, Refusal):
+            return store
         # Twice its cache in GPU memory: SGLang's own default, which not every version has.
-        memory = hierarchy.Memory(ratio=2.0)
-        return hierarchy.attach(tier, engine, memory, "WriteThrough", self.store(tier, site, engine))
+        return hierarchy.attach(tier, engine, hierarchy.Memory(ratio=2.0), "WriteThrough", store)
 
-    def store(self, tier: Tier, site: Site, engine: Engine) -> hierarchy.Store:  # noqa: ARG002
-        """Give the pool as what stands behind an SGLang engine's host memory."""
-        return patches.store(tier, engine)
+    def store(self, tier: Tier, site: Site, engine: Engine) -> hierarchy.Store | Refusal:  # noqa: ARG002
+        """Give the pool as what stands behind an SGLang engine's host memory, or say why it cannot."""
+        return rdma.port_taken(tier, engine) or patches.store(tier, engine)
 
 
 def _notices(tier: Tier) -> list[Notice]:
@@ -75,29 +77,25 @@ def _notices(tier: Tier) -> list[Notice]:
             Notice(
                 "HostNetworkUnprotected",
                 "NoPolicyBindsIt",
-                "agents and engines use their node's network, where no NetworkPolicy applies: whoever reaches nodes "
-                f"reaches ports {cluster.agent_port(tier, 0)} to {cluster.agent_port(tier, 2)}, and the pool",
+                "agents and engines use their node's network, where no NetworkPolicy applies, and master and etcd are "
+                f"open to all: whoever reaches them, or ports {cluster.agent_port(tier, 0)} to "
+                f"{cluster.agent_port(tier, cluster.HEALTH)} of a node, reaches the pool",
             )
         )
     spec = given(tier.spec.mooncake)
+    provision = spec.etcd.provision if spec.etcd else None
     if spec.master.oplog:
-        found.append(
-            Notice(
-                "EtcdFillsUp",
-                "OplogIsNeverTrimmed",
-                "Mooncake never trims its oplog; when it has filled etcd, no key is taken any more. Watch its size, and "
-                "reset it in time as docs/mooncake.md says",
-            )
+        message = (
+            "Mooncake never trims its oplog; when it has filled etcd, no key is taken any more. Watch it, and reset it "
+            "in time as docs/mooncake.md says"
         )
-    store = spec.etcd
-    if spec.master.oplog and store and store.provision and store.provision.ephemeral:
-        found.append(
-            Notice(
-                "KeysNotDurable",
-                "EphemeralEtcd",
-                "etcd has no volumes: with a majority of its members every key of the pool is lost",
-            )
-        )
+        found.append(Notice("EtcdFillsUp", "OplogIsNeverTrimmed", message))
+        if provision and provision.ephemeral:
+            message = "etcd has no volumes: with a majority of its members every key of the pool is lost"
+            found.append(Notice("KeysNotDurable", "EphemeralEtcd", message))
+    elif cluster.highly_available(tier):
+        message = "when another master takes the lead, it knows no key; mooncake.master.oplog lets it learn them"
+        found.append(Notice("KeysNotDurable", "NoOplog", message))
     return found
 
 
@@ -108,7 +106,11 @@ def _authority(tier: Tier, credential: Credential) -> Part:
     found = credential.data.get(ref.key)
     if not found:
         raise CredentialError("KeyMissing", f"Secret {tier.namespace}/{ref.name} has no key {ref.key!r}")
-    if b"BEGIN CERTIFICATE" not in base64.b64decode(found):
+    try:
+        text = base64.b64decode(found, validate=True)
+    except ValueError:
+        text = b""
+    if b"BEGIN CERTIFICATE" not in text:
         raise CredentialError("NotACertificate", f"key {ref.key!r} of Secret {tier.namespace}/{ref.name} holds no PEM")
     manifest = {
         "apiVersion": "v1",

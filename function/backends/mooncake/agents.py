@@ -28,16 +28,18 @@ service.sync_main()
 _STARTUP_PERIOD, _STARTUP_FAILURES = 10, 90
 # With several masters an agent takes half a minute to leave.
 _GRACE_SECONDS = 60
-_STORE_PORTS = {"store": cluster.STORE, "store-2": cluster.OTHER_STORE}
 
 
 def parts(tier: Tier) -> list[Part]:
     """Plan the agents' DaemonSet and the NetworkPolicy in front of it."""
     clients = [workloads.engines(tier), tier.selector("agent")]
     # Reads from a disk go by a port that nothing can choose.
-    ports = [] if given(tier.spec.mooncake).disk else list(_STORE_PORTS)
+    rule = workloads.from_pods(clients, [])
+    if not given(tier.spec.mooncake).disk:
+        first, last = (cluster.agent_port(tier, port) for port in (cluster.STORE[0], cluster.STORE[-1]))
+        rule["ports"] = [{"port": first, "endPort": last, "protocol": "TCP"}]
     return [
-        workloads.network_policy(tier, "agent", [workloads.from_pods(clients, ports)]),
+        workloads.network_policy(tier, "agent", [rule]),
         workloads.daemon_set(tier, _template(tier), after=CREDENTIALS),
     ]
 
@@ -61,7 +63,7 @@ def _template(tier: Tier) -> kube.Manifest:
     # A capability is of no use to a user who is not root, and neither is a folder that the kubelet has made.
     root = bool(nics.capabilities) or bool(spec.disk and spec.disk.host_path)
     health = {"httpGet": {"path": "/health", "port": workloads.HEALTH_PORT_NAME}}
-    # By TCP, since it is well without a master. Of the other two ports RDMA uses one, and nobody knows which.
+    # By TCP, since it is well without a master. Of the other ports nobody knows which it has taken.
     alive = {"tcpSocket": {"port": workloads.HEALTH_PORT_NAME}}
     container = {
         "name": "store",
@@ -69,7 +71,7 @@ def _template(tier: Tier) -> kube.Manifest:
         "command": ["python3", "-c", _PROGRAM],
         "env": env,
         "ports": [
-            *({"name": name, "containerPort": cluster.agent_port(tier, port)} for name, port in _STORE_PORTS.items()),
+            *({"name": f"store-{n}", "containerPort": cluster.agent_port(tier, n)} for n in cluster.STORE),
             {"name": workloads.HEALTH_PORT_NAME, "containerPort": cluster.agent_port(tier, cluster.HEALTH)},
         ],
         "resources": kube.prune(
@@ -95,7 +97,6 @@ def _template(tier: Tier) -> kube.Manifest:
     pod = kube.prune(
         {
             **workloads.pod_basics(tier),
-            "priorityClassName": wanted.priority_class_name,
             "terminationGracePeriodSeconds": _GRACE_SECONDS,
             "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}}
             if root
@@ -114,7 +115,7 @@ def _template(tier: Tier) -> kube.Manifest:
 
 def _environment(tier: Tier) -> list[kube.Manifest]:
     spec = given(tier.spec.mooncake)
-    first, last = (str(cluster.agent_port(tier, port)) for port in _STORE_PORTS.values())
+    first, last = (str(cluster.agent_port(tier, port)) for port in (cluster.STORE[0], cluster.STORE[-1]))
     values = {
         # Plain bytes are the one form that every version reads alike.
         "MOONCAKE_GLOBAL_SEGMENT_SIZE": str(spec.segment_gib_per_node * sizing.GIB),
@@ -132,12 +133,14 @@ def _environment(tier: Tier) -> list[kube.Manifest]:
             "MC_STORE_HUGEPAGE_SIZE": {"2Mi": "2MB", "1Gi": "1GB"}[spec.huge_pages],
         }
     if spec.disk:
-        size = sizing.quantity(spec.disk.size_per_node)
+        limit = str(int(sizing.quantity(spec.disk.size_per_node) * sizing.STORE_DISK_SHARE))
         values |= {
             "MOONCAKE_OFFLOAD_ENABLED": "true",
             "MOONCAKE_OFFLOAD_FILE_STORAGE_PATH": f"{DISK_DIR}/kv",
-            # A soft bound: a bucket more was seen on disk.
-            "MOONCAKE_OFFLOAD_TOTAL_SIZE_LIMIT_BYTES": str(int(size * sizing.STORE_DISK_SHARE)),
+            # What the master is told, and what is kept to: by itself the first bounds nothing.
+            "MOONCAKE_OFFLOAD_TOTAL_SIZE_LIMIT_BYTES": limit,
+            "MOONCAKE_OFFLOAD_BUCKET_MAX_TOTAL_SIZE": limit,
+            "MOONCAKE_OFFLOAD_BUCKET_EVICTION_POLICY": "lru",
             # Only whole buckets are written, so they must be much smaller than the segment.
             "MOONCAKE_OFFLOAD_BUCKET_SIZE_LIMIT_BYTES": str(sizing.STORE_BUCKET_BYTES),
             "MOONCAKE_OFFLOAD_LOCAL_BUFFER_SIZE_BYTES": str(sizing.STORE_STAGING_BYTES),

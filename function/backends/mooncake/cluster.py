@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from function import kube, workloads
-from function.api.tier import HA
+from function.api.tier import HA, HOST_PORTS
 from function.backends.base import CREDENTIALS, Tier, given
 from function.stores import etcd
 
@@ -14,8 +14,10 @@ METADATA_PORT = 8080
 # Of the agents, on the pod network; a tier on the host network names the first of its own. From 32768 to 60999, and
 # below 1024, Mooncake ignores what it is told and takes any of 15000 to 17000.
 AGENT_PORT = 23060
-# What an agent listens on, from its first port on: handshakes and data by either of two, as it pleases, and its health.
-STORE, OTHER_STORE, HEALTH = range(3)
+# What an agent listens on, from its first port on: handshakes and data by any of all but the last, and its health. One
+# that starts again cannot take the same ports for a minute, so there are more than it needs.
+STORE = range(HOST_PORTS - 1)
+HEALTH = HOST_PORTS - 1
 
 CA_KEY = "ca.crt"
 CA_DIR = "/etc/kv-etcd-ca"
@@ -113,7 +115,7 @@ def secret_name(tier: Tier) -> Mapping[str, str]:
 
 
 def agent_port(tier: Tier, which: int) -> int:
-    """Give one of an agent's ports: STORE, OTHER_STORE or HEALTH."""
+    """Give one of an agent's ports: one of STORE, or HEALTH."""
     rdma = tier.spec.rdma
     first = rdma.host_network.first_port if rdma and rdma.host_network else AGENT_PORT
     return first + which

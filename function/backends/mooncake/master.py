@@ -9,6 +9,10 @@ from function.backends.mooncake.cluster import MASTER
 
 _USER = 65532
 _BINARY = "mooncake_master"
+# Up to a KiB for each key; without memory for them the pool would be lost.
+_MEMORY_LIMIT = "16Gi"
+# A standby that has just started learns from the log first, before a roll takes the leader.
+_STANDBY_SECONDS = 30
 
 
 def parts(tier: Tier) -> list[Part]:
@@ -39,19 +43,23 @@ def _deployment(tier: Tier, ports: Mapping[str, int]) -> Part:
         if several
         else {"type": "Recreate"}
     )
-    spec = {
-        "replicas": given(tier.spec.mooncake).master.replicas,
-        "strategy": strategy,
-        "selector": {"matchLabels": tier.selector(MASTER)},
-        "template": _template(tier, ports),
-    }
+    spec = kube.prune(
+        {
+            "replicas": given(tier.spec.mooncake).master.replicas,
+            "minReadySeconds": _STANDBY_SECONDS if several else None,
+            "strategy": strategy,
+            "selector": {"matchLabels": tier.selector(MASTER)},
+            "template": _template(tier, ports),
+        }
+    )
     manifest = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": tier.metadata(MASTER, MASTER),
         "spec": spec,
     }
-    return Part(MASTER, manifest, ready=workloads.DEPLOYMENT_READY)
+    lost = "" if given(tier.spec.mooncake).master.oplog else "the pool's keys"
+    return Part(MASTER, manifest, ready=workloads.DEPLOYMENT_READY, loses=lost)
 
 
 def _template(tier: Tier, ports: Mapping[str, int]) -> kube.Manifest:
@@ -67,7 +75,7 @@ def _template(tier: Tier, ports: Mapping[str, int]) -> kube.Manifest:
             "args": _args(tier),
             "env": [workloads.field("POD_IP", "status.podIP"), *env],
             "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],
-            "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "4Gi"}},
+            "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": _MEMORY_LIMIT}},
             "startupProbe": health | {"periodSeconds": 2, "failureThreshold": 60},
             "readinessProbe": (health if several else {"tcpSocket": {"port": "rpc"}}) | {"periodSeconds": 5},
             "livenessProbe": health | {"periodSeconds": 10},

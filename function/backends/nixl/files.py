@@ -104,7 +104,6 @@ def _template(tier: Tier, store: FileStore) -> kube.Manifest:
     pod = kube.prune(
         {
             **workloads.pod_basics(tier),
-            "priorityClassName": wanted.priority_class_name,
             "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
             "nodeSelector": wanted.node_selector,
             "affinity": placement.affinity(placement.node_terms(wanted)),
