@@ -4,6 +4,7 @@
 """
 
 import argparse
+import re
 import signal
 import sys
 from collections.abc import Iterable, Sequence
@@ -154,12 +155,17 @@ def render_folder(folder: Path, *, observed: bool = False) -> dict[str, Rendered
     }
 
 
+_NUMBER = re.compile(r"[0-9]+([eE][0-9]+)?")
+
+
 class _Dumper(yaml.SafeDumper):
     """Writes files within a manifest as blocks, so that a person can read them."""
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+    # A hash such as 9e2345 or 0689 is a number to Kubernetes' YAML reader, though not to this one.
+    style = "|" if "\n" in value else "'" if _NUMBER.fullmatch(value) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
 _Dumper.add_representer(str, _text)

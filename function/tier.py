@@ -87,7 +87,7 @@ def read(struct: structpb.Struct) -> Tier:
     release = releases.RELEASES.get(spec.release or latched, releases.NEWEST)
     namespace = kube.text(struct, "metadata", "namespace") or "default"
     gpus = kube.integer(struct, "status", "memory", "gpusPerNode") or None
-    return Tier(namespace, name, spec, release, gpus)
+    return Tier(namespace, name, spec, release, gpus, kube.text(struct, "metadata", "uid"))
 
 
 @dataclass(frozen=True)

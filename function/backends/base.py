@@ -20,7 +20,8 @@ _LONGEST_INSTANCE = 45
 class Tier:
     """A tier as backends see it: whose it is, what it says, and what it latched.
 
-    `release` and `gpus_per_node` are what it was first composed with: pools that come and go change nothing.
+    `release` and `gpus_per_node` are what it was first composed with: pools that come and go change nothing. `uid` tells
+    it from another one that had its name before.
     """
 
     namespace: str
@@ -28,6 +29,7 @@ class Tier:
     spec: TierSpec
     release: releases.Release
     gpus_per_node: int | None = None
+    uid: str = ""
 
     @property
     def instance(self) -> str:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import yaml
 
 from function import kube
 from function.kube import Manifest
-from function.render import EXAMPLES, Rendered, load, render
+from function.render import EXAMPLES, Rendered, dump, load, render
 from tests.examples import names
 from tests.standin import observe
 from tests.tools import crossplane
@@ -104,7 +103,7 @@ def run_core(of: World, functions: Path, folder: Path, *, defaults: bool = False
 
     def write(name: str, manifests: Sequence[Manifest]) -> Path | None:
         path = folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump_all(manifests))
+        path.write_text(dump(manifests))
         return path if manifests else None
 
     composite = write("composite", [of.composite])

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import yaml
 
 from function.kube import Manifest
-from function.render import EXAMPLES, Rendered, load, render, render_example
+from function.render import EXAMPLES, Rendered, dump, load, render, render_example
 from tests.examples import names
 from tests.render.changes import changed
 from tests.tools import crossplane
@@ -41,7 +40,7 @@ def written(name: str) -> list[Manifest]:
 def validate(manifests: Sequence[Manifest], folder: Path, crds: Path) -> tuple[int, str]:
     """Validate manifests against our XRDs and the provider's CRDs; a kind that none of them defines is an error."""
     resources = folder / "resources.yaml"
-    resources.write_text(yaml.safe_dump_all(manifests))
+    resources.write_text(dump(manifests))
     return crossplane.resource_validate([Path("apis"), crds], resources)
 
 

@@ -399,6 +399,17 @@ RULES = [
         bad={**MOONCAKE, "mooncake.master.oplog": True},
     ),
     *(
+        Rule(
+            TIER,
+            "mooncake.master.oplog is immutable, since an old log would tell of keys that are other keys' by now: "
+            "create another tier and point deployments to it.",
+            before={**MEMBERS, "mooncake.master.oplog": before},
+            good={**MEMBERS, "mooncake.master.oplog": before},
+            bad={**MEMBERS, "mooncake.master.oplog": not before},
+        )
+        for before in (True, False)
+    ),
+    *(
         Rule(TIER, "set exactly one of etcd.provision and etcd.endpoints.", good=good, bad=bad)
         for good, bad in (
             (MEMBERS, {**GIVEN, f"{ETCD}.provision": {}}),
@@ -675,7 +686,6 @@ CHANGES = [
     Change("a pool leaves RDMA", TIER, OVER_NICS, MOONCAKE),
     Change("a pool finds its segments by HTTP", TIER, MOONCAKE, {**MOONCAKE, "mooncake.metadata": "HTTP"}),
     Change("a pool takes huge pages and a disk", TIER, MEMBERS, {**MEMBERS, "mooncake.hugePages": "1Gi", **POOL_DISK}),
-    Change("masters begin to log", TIER, MEMBERS, {**MEMBERS, "mooncake.master.oplog": True}),
     Change("an etcd's members move", TIER, GIVEN, {**GIVEN, f"{ETCD}.endpoints": ["https://other:2379"]}),
     Change("files are kept elsewhere", TIER, NIXL, {**NIXL, f"{STORAGE}.fs.hostPath.path": "/mnt/other"}),
     Change("storage goes from files to objects", TIER, NIXL, OBJECTS),

@@ -178,7 +178,6 @@ SAMPLES: Mapping[str, Sequence[tuple[Changes, Any]]] = {
     "mooncake.segmentGiBPerNode": [(MOONCAKE, 128), (MEMBERS, 128), (OVER_MOONCAKE, 128)],
     "mooncake.protocol": [(MOONCAKE, {"mooncake.protocol": "RDMA", "rdma": NICS})],
     "mooncake.hugePages": [(MOONCAKE, "2Mi")],
-    "mooncake.master.oplog": [(MEMBERS, True)],
     "mooncake.etcd.endpoints": [(GIVEN, ["https://other:2379"])],
     "mooncake.etcd.caSecretRef.name": [
         (TRUSTED, "other"),

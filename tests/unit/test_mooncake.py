@@ -4,6 +4,7 @@ import base64
 import copy
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from function.backends.base import (
     Site,
     Tier,
 )
+from function.backends.mooncake.cluster import pool
 from function.engines import Engine, pod
 from function.fn import run
 from function.kube import Manifest
@@ -440,6 +442,17 @@ def test_a_master_is_ready_when_it_listens_and_three_are_when_they_are_well(
     assert "8080" not in json.dumps([master[p] for p in ("startupProbe", "readinessProbe", "livenessProbe")])
 
 
+def test_a_standby_learns_before_the_next_master_goes() -> None:
+    assert part(tier_of(PROVISIONED), "master").manifest["spec"]["minReadySeconds"] == 30
+    assert "minReadySeconds" not in part(tier_of(), "master").manifest["spec"]
+
+
+def test_one_image_is_for_masters_and_agents_alike() -> None:
+    for given, image in (({}, "kvcacheai/mooncake:0.3.13.post1"), ({"mooncake": "own/mooncake:1"}, "own/mooncake:1")):
+        pool = tier_of(images=given)
+        assert [container(pool, name)["image"] for name in ("master", "agents")] == [image, image]
+
+
 def test_only_three_have_a_disruption_budget() -> None:
     assert not [p for p in plan(tier_of()).parts if p.manifest["kind"] == "PodDisruptionBudget"]
     budgets = [p.manifest for p in plan(tier_of(PROVISIONED)).parts if p.manifest["kind"] == "PodDisruptionBudget"]
@@ -734,6 +747,8 @@ def test_agents_let_in_engines_and_each_other() -> None:
         doors = _doors(tier_of(**fields), "network-policy")
         assert doors
         assert all(who == [ENGINES, _component("agent")] for who in doors.values())
+    (rule,) = part(tier_of(), "network-policy").manifest["spec"]["ingress"]
+    assert rule["ports"] == [{"port": 23060, "endPort": 23066, "protocol": "TCP"}]
     # Reads from a disk go by a port that nothing can choose.
     assert _doors(tier_of(WITH_DISK), "network-policy") == {"*": [ENGINES, _component("agent")]}
 
@@ -1062,6 +1077,17 @@ def test_an_authority_that_is_missing_keeps_a_new_tier_from_being_whole() -> Non
     assert secret["data"] == {"ca.crt": base64.b64encode(PEM).decode()}
 
 
+def test_agents_that_could_not_start_again_stay_as_they_are() -> None:
+    tale = story(GIVEN)
+    settled = tale.settle()
+    tale.happen()
+    tale.composite["spec"]["mooncake"] = spec(BY_TLS)["mooncake"]
+    rendered = tale.render()
+    assert state(rendered, tier.CREDENTIALS_RESOLVED) == ("False", "SecretNotFound")
+    assert specs(rendered)["agents-eu-h100"] == specs(settled)["agents-eu-h100"]
+    assert state(rendered, tier.ROLLED_OUT)[0] == "False"
+
+
 def test_an_authority_that_goes_stays_where_it_was_copied() -> None:
     tale = story(BY_TLS, authority())
     settled = tale.settle()
@@ -1233,3 +1259,12 @@ def test_tier_and_engine_are_sound_together(mooncake: Manifest, fields: Manifest
     # What runs on the host's network has no labels that a policy could name.
     excused = "is open to everybody" if on_host else "\0"
     assert [f for f in lint(manifests, Context()) if excused not in f] == []
+
+
+def test_a_log_that_outlives_its_tier_is_not_another_ones() -> None:
+    """A log in an etcd that is there already tells of keys that are long gone once the tier is made anew."""
+    given_etcd = {"master": {"replicas": 3, "oplog": True}, "etcd": {"endpoints": ["http://etcd.kv:2379"]}}
+    provisioned = {"master": {"replicas": 3, "oplog": True}, "etcd": {"provision": {}}}
+    for etcd, differs in ((given_etcd, True), (provisioned, False), ({**given_etcd, "master": {"replicas": 3}}, False)):
+        one, other = (replace(tier_of(etcd), uid=uid) for uid in ("uid-1", "uid-2"))
+        assert (pool(one) != pool(other)) is differs

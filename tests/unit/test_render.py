@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from function.render import EXAMPLES, main
+from function.render import EXAMPLES, dump, main
 
 
 def test_an_example_prints_what_it_becomes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -13,6 +13,12 @@ def test_an_example_prints_what_it_becomes(capsys: pytest.CaptureFixture[str]) -
     out = capsys.readouterr().out
     assert out.startswith("# KVOffloadTier modelplane-system/lmcache-h200 composes 6 resources\n#   DaemonSet ")
     assert "# ModelDeployment default/llama-70b composes 2 resources\n" in out
+
+
+@pytest.mark.parametrize("text", ["9e23452", "069031890389", "123456789012", "0x12", "true", "1_000"])
+def test_a_hash_that_looks_like_a_number_stays_a_text_for_every_reader(text: str) -> None:
+    """Kubernetes' reader takes more for numbers than the one here."""
+    assert f"a: '{text}'\n" in dump([{"a": text}])
 
 
 def test_a_folder_may_hold_a_tier_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

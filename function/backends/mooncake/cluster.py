@@ -30,8 +30,14 @@ def highly_available(tier: Tier) -> bool:
 
 
 def pool(tier: Tier) -> str:
-    """Name the pool: two tiers never have one name, even on an etcd that clusters share."""
-    return f"{tier.instance}-{kube.digest(tier.spec.inference_cluster_ref.name)[:5]}"
+    """Name the pool: two tiers never have one name, even on an etcd that clusters share.
+
+    An oplog in an etcd that outlives its tier would tell another one of the same name of keys that are long gone.
+    """
+    spec = given(tier.spec.mooncake)
+    name = f"{tier.instance}-{kube.digest(tier.spec.inference_cluster_ref.name)[:5]}"
+    outlives = spec.master.oplog and spec.etcd and spec.etcd.endpoints
+    return f"{name}-{kube.digest(tier.uid)[:8]}" if outlives else name
 
 
 def etcd_endpoints(tier: Tier) -> Sequence[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from function import kube, workloads
-from function.backends.base import Part, Tier, given
+from function.backends.base import CREDENTIALS, Part, Tier, given
 from function.backends.mooncake import cluster
 from function.backends.mooncake.cluster import MASTER
 
@@ -59,7 +59,7 @@ def _deployment(tier: Tier, ports: Mapping[str, int]) -> Part:
         "spec": spec,
     }
     lost = "" if given(tier.spec.mooncake).master.oplog else "the pool's keys"
-    return Part(MASTER, manifest, ready=workloads.DEPLOYMENT_READY, loses=lost)
+    return Part(MASTER, manifest, ready=workloads.DEPLOYMENT_READY, after=CREDENTIALS, loses=lost)
 
 
 def _template(tier: Tier, ports: Mapping[str, int]) -> kube.Manifest:
