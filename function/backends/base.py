@@ -20,8 +20,8 @@ _LONGEST_INSTANCE = 45
 class Tier:
     """A tier as backends see it: whose it is, what it says, and what it latched.
 
-    `release` and `gpus_per_node` are what it was first composed with: pools that come and go change nothing. `uid` tells
-    it from another one that had its name before.
+    `release` and `gpus_per_node` are what it was first composed with: pools that come and go change nothing. By `uid`
+    it is told from another one that had its name before.
     """
 
     namespace: str
