@@ -25,7 +25,7 @@ _NOT_READY = "not ready"
 class State(NamedTuple):
     """A story: what the stand-in makes of the cluster, what is then changed in the manifest seen there, the verdict.
 
-    `tier` changes the tier. `part` is the workload that is looked at.
+    `tier` changes the tier. `part` is the workload that is looked at, of `example`.
     """
 
     story: str
@@ -34,9 +34,11 @@ class State(NamedTuple):
     cluster: Mapping[str, Any]
     seen: Changes = NOTHING
     tier: Changes = NOTHING
+    example: str = EXAMPLE
 
 
-AGENTS, ENGINE = "agents", "engine"
+AGENTS, ENGINE, MASTER, ETCD = "agents", "engine", "master", "etcd"
+POOL = "mooncake-ha"
 BY_HAND = {"spec.updateStrategy.type": "OnDelete"}
 UNSEEN = {
     "status": {"currentNumberScheduled": 0, "desiredNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0}
@@ -64,6 +66,15 @@ STATES = [
     State("no replica is wanted", ENGINE, True, {}, {"spec.replicas": 0, "status": {"observedGeneration": 1}}),
     State("a replica is left that nobody wants", ENGINE, False, {}, {"spec.replicas": 0}),
     State("a new spec of the engine is not seen yet", ENGINE, False, {}, {"metadata.generation": 2}),
+    State("all masters are ready", MASTER, True, {}, example=POOL),
+    State("a master is not ready", MASTER, False, {"ready": 2}, example=POOL),
+    State("all members of etcd are ready", ETCD, True, {}, example=POOL),
+    State("a member of etcd is not ready", ETCD, False, {"ready": 2}, example=POOL),
+    State("members of etcd are replaced", ETCD, False, {"updated": 1}, example=POOL),
+    State("no member of etcd is replaced yet", ETCD, False, {"updated": 0}, example=POOL),
+    State("etcd has no status", ETCD, False, {}, {"status": GONE}, example=POOL),
+    State("etcd has an empty status", ETCD, False, {}, {"status": {"replicas": 0}}, example=POOL),
+    State("a new spec of etcd is not seen yet", ETCD, False, {}, {"metadata.generation": 2}, example=POOL),
 ]
 
 _INTEGER = {"type": "integer"}
@@ -83,6 +94,7 @@ _WORKLOAD = {
                     "replicas",
                     "updatedReplicas",
                     "availableReplicas",
+                    "readyReplicas",
                 ),
                 _INTEGER,
             ),
@@ -126,12 +138,17 @@ def ask(query: str, manifest: Manifest, folder: Path) -> bool:
 
 def look(state: State) -> tuple[str, Manifest, bool]:
     """Give a workload's query, its manifest as the provider sees it, and what the stand-in says of it."""
-    folder = EXAMPLES / EXAMPLE
+    folder = EXAMPLES / state.example
     tier = changed(load(folder / "tier.yaml")[0], state.tier)
     required = [*load(folder / "required.yaml"), tier]
-    composite = tier if state.part == AGENTS else load(folder / "deployment.yaml")[0]
+    composite = tier if state.part != ENGINE else load(folder / "deployment.yaml")[0]
     observed = observe(render(composite, (), required), **state.cluster)
-    (carrier,) = (o for o in observed if o["spec"]["readiness"].get("celQuery"))
+    name = "crossplane.io/composition-resource-name"
+    (carrier,) = (
+        o
+        for o in observed
+        if o["spec"]["readiness"].get("celQuery") and o["metadata"]["annotations"][name].startswith(f"{state.part}-")
+    )
     (said,) = (c["status"] == "True" for c in carrier["status"]["conditions"] if c["type"] == "Ready")
     return carrier["spec"]["readiness"]["celQuery"], carrier["status"]["atProvider"]["manifest"], said
 
