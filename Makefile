@@ -12,6 +12,7 @@ venv = $(CACHE)/venv-$(1)-$(shell { cat $($(1)-set); $(PYTHON) -V; } | cksum | c
 RENDER := $(call venv,render)
 TEST := $(call venv,test)
 CONFORMANCE := $(call venv,conformance)
+ENGINES := vllm-0.33.0 sglang-0.5.23
 COMPILE := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate
 
 .DEFAULT_GOAL := help
@@ -35,7 +36,7 @@ lint: $(TEST)/done ## Check style and types.
 bench: $(TEST)/done ## Measure RunFunction against the SDK's identity function.
 	$(TEST)/bin/python -m tests.bench
 
-conformance: $(CONFORMANCE)/lmcache-0.3.7 ## Run what is rendered through LMCache's own loaders.
+conformance: $(CONFORMANCE)/lmcache-0.3.7 $(ENGINES:%=$(CONFORMANCE)/%) ## Run what is rendered: LMCache, Mooncake, etcd, Valkey.
 	$(CONFORMANCE)/bin/python -m pytest tests/conformance
 
 packages: $(TEST)/done ## Build the packages into dist/, with RUNTIME=image.tar inside the Function's.
@@ -53,6 +54,13 @@ requirements: ## Pin requirements anew, with hashes (needs uv).
 $(CONFORMANCE)/lmcache-0.3.7: $(CONFORMANCE)/done
 	@$(CONFORMANCE)/bin/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes \
 	  --target $@.part -r tests/conformance/requirements-0.3.7.txt && mv $@.part $@
+
+# Of the engines only what reads arguments, files and environment: Python without the rest.
+$(ENGINES:%=$(CONFORMANCE)/%): $(CONFORMANCE)/%: $(CONFORMANCE)/done
+	@rm -rf $@.wheel $@.part
+	@$(CONFORMANCE)/bin/python -m pip download -q --disable-pip-version-check --no-cache-dir --no-deps --require-hashes \
+	  -d $@.wheel -r tests/conformance/requirements-$*.txt
+	@$(CONFORMANCE)/bin/python -m tests.conformance.unpack $@.wheel $@.part && rm -r $@.wheel && mv $@.part $@
 
 # --no-deps: each set is whole, and LMCache's own list would bring what only a GPU needs.
 $(CACHE)/venv-%/done:

@@ -43,6 +43,7 @@ def changed(
         next(m for m in required if m["kind"] == "Secret")["data"] = data
     results = render(tiers[0], (), required), render(deployments[0], (), [*required, *tiers])
     assert not any(result.fatal for result in results), [result.results for result in results]
+    assert all(result.manifests for result in results), [result.composite["status"] for result in results]
     return [manifest for result in results for manifest in result.manifests]
 
 
@@ -51,5 +52,19 @@ def redis_at(port: int) -> Change:
 
     def change(tier: Manifest) -> None:
         tier["spec"]["lmcache"]["remote"]["redis"] |= {"host": "127.0.0.1", "port": port}
+
+    return change
+
+
+def pool(**wanted: Any) -> Change:
+    """A change: a Mooncake tier of this machine, with the smallest segment, over TCP; and what is `wanted` of it."""
+
+    def change(tier: Manifest) -> None:
+        spec = tier["spec"]
+        spec.pop("rdma", None)
+        spec["mooncake"] |= {"segmentGiBPerNode": 1, "protocol": "TCP"}
+        for name in ("hugePages", "disk"):
+            spec["mooncake"].pop(name, None)
+        spec["mooncake"] |= wanted
 
     return change

@@ -1,8 +1,9 @@
+import ctypes
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +12,72 @@ from redis import Redis
 from redis.exceptions import ConnectionError as NotYet
 
 from tests.conformance import runner
-from tests.conformance.pods import Process
+from tests.conformance.machine import Machine
+from tests.conformance.pods import Manifest, Process
 from tests.examples import PASSWORD, USERNAME
 
+Make = Callable[..., Machine]
 Run = Callable[..., runner.Outcome]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:`LoggingHandler`:DeprecationWarning:opentelemetry")
+
+
+# Debian's packages of what is started here.
+_PACKAGES = {
+    "redis-server": "redis-server",
+    "etcd": "etcd-server",
+    "etcdctl": "etcd-client",
+    "wget": "wget",
+    "libibverbs.so.1": "libibverbs1",
+    "libcurl.so.4": "libcurl4",
+    "libnuma.so.1": "libnuma1",
+}
+
+
+def need(*wanted: str) -> None:
+    """Skip where programs or libraries are missing; in CI, fail."""
+    missing = [_PACKAGES[name] for name in wanted if not (_loads(name) if ".so." in name else shutil.which(name))]
+    if missing:
+        reason = f"Debian's packages {', '.join(missing)} are not there"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def mooncake() -> None:
+    """What Mooncake's binaries are linked with."""
+    need("libibverbs.so.1", "libcurl.so.4", "libnuma.so.1")
+
+
+@pytest.fixture(scope="session")
+def etcd(mooncake: None) -> None:
+    """What members of an etcd are started with."""
+    need("etcd", "etcdctl", "wget")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
+    """Makes machines, and ends whatever runs on them."""
+    machines: list[Machine] = []
+
+    def make(manifests: Sequence[Manifest], workloads: Mapping[tuple[str, str], int], **options: Any) -> Machine:
+        machines.append(Machine(tmp_path_factory.mktemp("machine"), manifests, workloads, **options))
+        return machines[-1]
+
+    yield make
+    for machine in machines:
+        machine.close()
 
 
 @dataclass(frozen=True)
@@ -35,11 +94,8 @@ class Server:
 
 @pytest.fixture(scope="session")
 def redis(redis_or_none: Server | None) -> Server:
-    if redis_or_none is None:
-        reason = "there is no redis-server on PATH; Debian's package of that name has it"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    need("redis-server")
+    assert redis_or_none
     return redis_or_none
 
 

@@ -1,4 +1,4 @@
-"""What a kubelet makes of a rendered pod: a command line, an environment and files."""
+"""What a kubelet makes of a rendered pod: command lines, environments and files."""
 
 import base64
 import re
@@ -13,6 +13,19 @@ _VARIABLE = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
 
 
 @dataclass(frozen=True)
+class Pod:
+    """What is known of a pod once it is on a node."""
+
+    name: str = ""
+    address: str = ""
+    node: str = NODE
+
+    def field(self, path: str) -> str:
+        """What a fieldRef of the pod holds."""
+        return {"spec.nodeName": self.node, "status.podIP": self.address, "metadata.name": self.name}[path]
+
+
+@dataclass(frozen=True)
 class Process:
     """A container as a process: command and args, environment, and the files that ConfigMaps mount, by path."""
 
@@ -21,44 +34,77 @@ class Process:
     files: Mapping[str, str]
 
     def moved(self, places: Mapping[str, str]) -> "Process":
-        """The same process where the image's and the node's paths are elsewhere: replaced wherever they stand."""
+        """The same process where paths, or names of hosts, are others: replaced wherever they stand."""
 
         def move(text: str) -> str:
             for old, new in places.items():
                 text = text.replace(old, new)
             return text
 
-        return replace(self, argv=tuple(map(move, self.argv)), env={k: move(v) for k, v in self.env.items()})
+        return replace(
+            self,
+            argv=tuple(map(move, self.argv)),
+            env={k: move(v) for k, v in self.env.items()},
+            files={k: move(v) for k, v in self.files.items()},
+        )
 
     def flag(self, name: str) -> str:
         """The value of a `--flag value` pair."""
         return self.argv[self.argv.index(name) + 1]
 
 
-def process(manifests: Iterable[Manifest], kind: str, container: str) -> Process:
-    """Start a container of the one workload of a kind, given everything that was rendered for its namespace."""
+def workload(manifests: Iterable[Manifest], kind: str, container: str) -> Manifest:
+    """Find the one workload of a kind that has a container of that name."""
+    (found,) = (
+        m
+        for m in manifests
+        if m["kind"] == kind and container in [c["name"] for c in m["spec"]["template"]["spec"]["containers"]]
+    )
+    return found
+
+
+def process(manifests: Iterable[Manifest], kind: str, container: str, pod: Pod | None = None) -> Process:
+    """Start a container of a workload, given everything that was rendered for its namespace."""
     manifests = list(manifests)
-    template = next(m for m in manifests if m["kind"] == kind)["spec"]["template"]["spec"]
+    template = workload(manifests, kind, container)["spec"]["template"]["spec"]
     spec = next(c for c in template["containers"] if c["name"] == container)
+    return started(manifests, template, spec, pod or Pod())
+
+
+def started(manifests: Iterable[Manifest], template: Manifest, spec: Manifest, pod: Pod) -> Process:
+    """Start a container, or an init container, of a pod template."""
+    manifests = list(manifests)
     secrets = {m["metadata"]["name"]: m["data"] for m in manifests if m["kind"] == "Secret"}
-    maps = {m["metadata"]["name"]: m["data"] for m in manifests if m["kind"] == "ConfigMap"}
     env: dict[str, str] = {}
     for entry in spec.get("env", []):
-        value = _value(entry, secrets)
+        value = _value(entry, secrets, pod)
         if value is not None:
             env[entry["name"]] = _expand(value, env)
-    volumes = {v["name"]: v["configMap"]["name"] for v in template.get("volumes", []) if "configMap" in v}
+    volumes = {v["name"]: _files(v, manifests) for v in template.get("volumes", [])}
     files = {
         f"{mount['mountPath']}/{name}": text
         for mount in spec.get("volumeMounts", [])
-        if mount["name"] in volumes
-        for name, text in maps[volumes[mount["name"]]].items()
+        for name, text in volumes.get(mount["name"], {}).items()
     }
     words = (*spec.get("command", []), *spec.get("args", []))
     return Process(tuple(_expand(word, env) for word in words), env, files)
 
 
-def _value(entry: Manifest, secrets: Mapping[str, Mapping[str, str]]) -> str | None:
+def _files(volume: Manifest, manifests: Iterable[Manifest]) -> dict[str, str]:
+    """What a volume of ConfigMaps and Secrets holds, by file; a Secret that is the user's own holds nothing here."""
+    files: dict[str, str] = {}
+    for source in volume["projected"]["sources"] if "projected" in volume else [volume]:
+        for kind, field in (("ConfigMap", "configMap"), ("Secret", "secret")):
+            name = source.get(field, {}).get("name") or source.get(field, {}).get("secretName")
+            data = next((m["data"] for m in manifests if (m["kind"], m["metadata"]["name"]) == (kind, name)), {})
+            items = source.get(field, {}).get("items") or [{"key": key, "path": key} for key in data]
+            for item in items if data else []:
+                text = data[item["key"]]
+                files[item["path"]] = text if kind == "ConfigMap" else base64.b64decode(text).decode()
+    return files
+
+
+def _value(entry: Manifest, secrets: Mapping[str, Mapping[str, str]], pod: Pod) -> str | None:
     if "value" in entry:
         return str(entry["value"])
     if ref := entry["valueFrom"].get("secretKeyRef"):
@@ -68,8 +114,7 @@ def _value(entry: Manifest, secrets: Mapping[str, Mapping[str, str]]) -> str | N
         if found is None and not ref.get("optional"):
             raise KeyError(f"Secret {ref['name']} has no {ref['key']}: the container would not start")
         return None if found is None else base64.b64decode(found).decode()
-    assert entry["valueFrom"]["fieldRef"]["fieldPath"] == "spec.nodeName"
-    return NODE
+    return pod.field(entry["valueFrom"]["fieldRef"]["fieldPath"])
 
 
 def _expand(text: str, env: Mapping[str, str]) -> str:

@@ -55,11 +55,12 @@ def in_process(version: str, engine: Process, task: Mapping[str, Any], folder: P
 def placed(process: Process, folder: Path) -> Process:
     """Write a process's files below a folder, and point the process there."""
     places = {str(Path(path).parent): str(folder / Path(path).parent.name) for path in process.files}
+    process = process.moved(places)
     for path, text in process.files.items():
         file = Path(places[str(Path(path).parent)]) / Path(path).name
         file.parent.mkdir(exist_ok=True)
         file.write_text(text)
-    return process.moved(places)
+    return process
 
 
 def base_env(folder: Path) -> dict[str, str]:
