@@ -195,7 +195,7 @@ def _show(rendered: Rendered) -> str:
     for manifest in rendered.composed.values():
         inner = manifest["spec"].get("forProvider", {}).get("manifest", manifest)
         place = inner["metadata"].get("namespace")
-        lines.append(f"#   {inner['kind']:<16} {place + '/' if place else ''}{inner['metadata']['name']}")
+        lines.append(f"#   {inner['kind']:<21} {place + '/' if place else ''}{inner['metadata']['name']}")
     lines += [f"# {r['severity'].removeprefix('SEVERITY_').lower()}: {r['message']}" for r in rendered.results]
     return "\n".join(lines) + "\n" + dump([composite, *rendered.composed.values()])
 
