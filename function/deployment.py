@@ -263,12 +263,14 @@ class Composer:
         runs = self.delivery.observed(ENGINE, self.cluster) is not None
         wait = spec.engine.kv_cache.on_unavailable == "Wait" and not runs
         if runs:
-            what = "runs on without it"
+            what = "the engine runs on without it"
         elif wait:
-            what = "waits for it (kvCache.onUnavailable is Wait)"
+            # What refuses an engine as it is will not come to another mind.
+            held = "the engine waits for it" if isinstance(why, Unavailable) else "no engine is started"
+            what = f"{held} (kvCache.onUnavailable is Wait; ServeWithout would start it without the tier)"
         else:
-            what = "starts without it (kvCache.onUnavailable is ServeWithout)"
-        self.conditions.set(TIER_ATTACHED, FALSE, why.reason, f"{why.message}; the engine {what}", warn=True)
+            what = "the engine starts without it (kvCache.onUnavailable is ServeWithout)"
+        self.conditions.set(TIER_ATTACHED, FALSE, why.reason, f"{why.message}; {what}", warn=True)
         return Attachment(hold=wait)
 
     def keep(self, latched: EnginePatch, why: Refusal | Unavailable, engine: Engine) -> Attachment:

@@ -251,7 +251,7 @@ class Composer:
         if not wanted:
             self.conditions.set(CREDENTIALS_RESOLVED, TRUE, "NotRequired", "No Secret has to be read")
             return {}
-        self.conditions.set(CREDENTIALS_RESOLVED, TRUE, "Resolved", "All that is needed is there")
+        self.conditions.set(CREDENTIALS_RESOLVED, TRUE, "Resolved", "The password of the tier's store is drawn")
         found = {
             part: self.resolve_credential(tier, part, name) if name else self.drawn(tier, part)
             for part, name in wanted.items()

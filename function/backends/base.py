@@ -270,7 +270,7 @@ def unsupported(engine: Engine, kinds: Sequence[str], otherwise: str) -> Refusal
         return Refusal(
             "EngineVersionUnsupported",
             f"{name} {versions.show(engine.version)} is older than {versions.show(engine.kind.oldest)}, the oldest "
-            "this tier attaches",
+            "that is attached; use that or newer",
         )
     return None
 
@@ -279,7 +279,8 @@ def too_old(engine: Engine, since: versions.Version, what: str) -> Refusal | Non
     """Say that an engine is too old for what a tier is attached by; None for one that is not."""
     if engine.version and engine.version < since:
         shown = f"{engine.kind.name} {versions.show(engine.version)}"
-        return Refusal("EngineTooOld", f"{shown} has no {what} (from {versions.show(since)} on)")
+        newer = f"use {versions.show(since)} or newer, or a tier of another backend"
+        return Refusal("EngineTooOld", f"{shown} has no {what}; {newer}")
     return None
 
 

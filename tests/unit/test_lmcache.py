@@ -845,7 +845,7 @@ REFUSALS = {
     ),
     "too old for the table": (
         {"version": "0.10.2"},
-        "vLLM 0.10.2 is older than 0.11.0, the oldest this tier attaches",
+        "vLLM 0.10.2 is older than 0.11.0, the oldest that is attached; use that or newer",
     ),
     "too old for an agent": (
         {"image": OLD},

@@ -555,8 +555,8 @@ def test_a_vllm_engine_is_a_pure_client() -> None:
 @pytest.mark.parametrize(
     ("version", "reason", "words"),
     [
-        ("0.20.2", "EngineTooOld", "vLLM 0.20.2 has no Mooncake client without memory of its own (from 0.22.0 on)"),
-        ("0.21.0", "EngineTooOld", "vLLM 0.21.0 has no Mooncake client without memory of its own (from 0.22.0 on)"),
+        ("0.20.2", "EngineTooOld", "vLLM 0.20.2 has no Mooncake client without memory of its own; use 0.22.0 or newer"),
+        ("0.21.0", "EngineTooOld", "vLLM 0.21.0 has no Mooncake client without memory of its own; use 0.22.0 or newer"),
         ("0.10.0", "EngineVersionUnsupported", "0.11.0"),
     ],
 )

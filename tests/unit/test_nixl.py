@@ -207,7 +207,7 @@ class TestVLLMStorage:
             (FS, engine(image="vllm/vllm-openai:v0.21.0"), "EngineTooOld", "vLLM 0.21.0 has no offload to files"),
             (FS, engine("--enable-lora", image="vllm/vllm-openai:v0.30.0"), "LoRANotIsolated", "take 0.31.0 or newer"),
             (FS, engine("-dp", "2", image="vllm/vllm-openai:v0.25.0"), "RanksNotIsolated", "take 0.26.0 or newer"),
-            (OBJ, engine(image="vllm/vllm-openai:v0.25.0"), "EngineTooOld", "(from 0.26.0 on)"),
+            (OBJ, engine(image="vllm/vllm-openai:v0.25.0"), "EngineTooOld", "use 0.26.0 or newer"),
             (FS, engine(image="vllm/vllm-openai:latest"), "EngineVersionUnknown", "set engine.version"),
         ],
     )
@@ -306,7 +306,7 @@ class TestSGLangStorage:
     def test_an_older_sglang_mixes_transfers_up(self, nixl: Manifest) -> None:
         refusal = self.refusal(storing(**nixl), engine(image="lmsysorg/sglang:v0.5.19"))
         assert refusal.reason == "EngineTooOld"
-        assert "from 0.5.20 on" in refusal.message
+        assert "use 0.5.20 or newer" in refusal.message
         self.store(storing(**nixl), engine(image="lmsysorg/sglang:v0.5.20"))
 
     def test_pipeline_stages_are_refused_since_keys_leave_them_out(self) -> None:
@@ -376,7 +376,7 @@ class TestP2P:
         ("subject", "reason", "says"),
         [
             (engine(), "RoleMissing", "set engine.kvCache.role to Prefill or Decode"),
-            (engine(image="vllm/vllm-openai:v0.12.0", role="Prefill"), "EngineTooOld", "(from 0.13.0 on)"),
+            (engine(image="vllm/vllm-openai:v0.12.0", role="Prefill"), "EngineTooOld", "use 0.13.0 or newer"),
             (engine(image=SGLANG, role="Prefill"), "EngineNotSupported", "--disaggregation-mode"),
             (engine("--port=5601", "-dp", "2", role="Prefill"), "PortTaken", "port 5601, which is among"),
         ],

@@ -85,7 +85,7 @@ class LMCache:
 
     def attach(self, tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
         """Attach a vLLM engine by the agent where it can speak to one, else in process."""
-        if refusal := unsupported(engine, ("vLLM",), "choose a tier of backend HiCache or Mooncake"):
+        if refusal := unsupported(engine, ("vLLM",), "choose a tier of backend HiCache, Mooncake or Nixl"):
             return refusal
         support = engine.support
         assert isinstance(support, versions.VLLM)

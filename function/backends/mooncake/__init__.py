@@ -72,29 +72,33 @@ class Mooncake:
 
 def _notices(tier: Tier) -> list[Notice]:
     found = []
-    if tier.spec.rdma and tier.spec.rdma.host_network:
-        found.append(
-            Notice(
-                "HostNetworkUnprotected",
-                "NoPolicyBindsIt",
-                "agents and engines use their node's network, where no NetworkPolicy applies, and master and etcd are "
-                f"open to all: whoever reaches them, or ports {cluster.agent_port(tier, 0)} to "
-                f"{cluster.agent_port(tier, cluster.HEALTH)} of a node, reaches the pool",
-            )
-        )
     spec = given(tier.spec.mooncake)
     provision = spec.etcd.provision if spec.etcd else None
+    if tier.spec.rdma and tier.spec.rdma.host_network:
+        first, last = cluster.agent_port(tier, 0), cluster.agent_port(tier, cluster.HEALTH)
+        message = (
+            "with rdma.hostNetwork agents and engines use their node's network, where no NetworkPolicy applies, and "
+            f"{'master and etcd have' if provision else 'the master has'} to be open to all: whoever reaches these, or "
+            f"ports {first} to {last} of a node, reaches the pool. Let nobody else reach the nodes"
+        )
+        found.append(Notice("HostNetworkUnprotected", "NoPolicyBindsIt", message))
     if spec.master.oplog:
         message = (
-            "Mooncake never trims its oplog; when it has filled etcd, no key is taken any more. Watch it, and reset it "
-            "in time as docs/mooncake.md says"
+            "Mooncake never trims its oplog; when it has filled etcd, no key is taken any more. Watch it, and reset "
+            "it in time as docs/mooncake.md says"
         )
         found.append(Notice("EtcdFillsUp", "OplogIsNeverTrimmed", message))
         if provision and provision.ephemeral:
-            message = "etcd has no volumes: with a majority of its members every key of the pool is lost"
+            message = (
+                "mooncake.etcd.provision.ephemeral is true: when half of etcd's members or more are lost at once, so "
+                "is every key of the pool; a tier that is created with provision.volume keeps them"
+            )
             found.append(Notice("KeysNotDurable", "EphemeralEtcd", message))
     elif cluster.highly_available(tier):
-        message = "when another master takes the lead, it knows no key; mooncake.master.oplog lets it learn them"
+        message = (
+            "when another master takes the lead it knows no key, and the pool begins empty; a tier created with "
+            "mooncake.master.oplog lets it learn them, at a price that docs/mooncake.md tells"
+        )
         found.append(Notice("KeysNotDurable", "NoOplog", message))
     return found
 
