@@ -29,9 +29,10 @@ IMAGE_UNVERIFIED = "EngineImageUnverified"
 USER_OVERRIDES = "UserOverrides"
 MULTIPROCESS_FORCED = "MultiprocessForced"
 REMOTE_NOT_ATTACHED = "RemoteNotAttached"
+ROLE_UNUSED = "RoleUnused"
 
 _STATES = (ACCEPTED, CLUSTER_REACHABLE, TIER_ATTACHED, ENGINE_READY, ROLLED_OUT)
-_WARNINGS = (TIER_UNUSED, IMAGE_UNVERIFIED, USER_OVERRIDES, MULTIPROCESS_FORCED, REMOTE_NOT_ATTACHED)
+_WARNINGS = (TIER_UNUSED, IMAGE_UNVERIFIED, USER_OVERRIDES, MULTIPROCESS_FORCED, REMOTE_NOT_ATTACHED, ROLE_UNUSED)
 VOCABULARY: Mapping[str, Condition] = {
     **dict.fromkeys(_STATES, Condition(UNKNOWN, "Waiting", "Not known before the conditions above are True")),
     **dict.fromkeys(_WARNINGS, Condition(FALSE, "Nothing", "Nothing to warn of")),
@@ -190,6 +191,11 @@ class Composer:
             if credentials == FALSE:
                 message += f"; its pods may wait for the tier's Secret: {lacks}"
             self.conditions.set(TIER_ATTACHED, TRUE, "Attached", message)
+            if engine.role and decision.role is None:
+                message = (
+                    f"engine.kvCache.role (is {engine.role}) is for tiers with nixl.p2p; this tier has no use for it"
+                )
+                self.conditions.set(ROLE_UNUSED, TRUE, "NotPeerToPeer", message, warn=True)
             return Attachment(decision)
         assert not isinstance(decision, EnginePatch)
         return self.unattached(spec, engine, decision)

@@ -22,12 +22,14 @@ class Identity:
     `plain`: a hub id and nothing else that changes KV, so that the model string alone says everything.
     `vouched`: the user gave `kvCache.identity`.
     `lora`: the engine serves adapters, whose KV no LMCache version keys apart within one engine.
+    `beside`: what keeps it from being plain, for messages.
     """
 
     value: str
     plain: bool
     vouched: bool
     lora: bool
+    beside: str = ""
 
     @property
     def digest(self) -> str:
@@ -89,7 +91,9 @@ def derive(
     if not hub:
         # Two deployments may mean two models by one path: nothing but this one's own pods may share.
         facts |= {"image": image, "owner": list(owner), "words": list(line.words)}
-    return Identity(kube.compact(facts), plain=hub and not options and not source, vouched=False, lora=lora)
+    own = "is a path, or hidden" if not hub else f"comes with {', '.join(sorted([*options, *source]))}"
+    plain = hub and not options and not source
+    return Identity(kube.compact(facts), plain=plain, vouched=False, lora=lora, beside="" if plain else own)
 
 
 def _ambiguous(names: Iterable[str]) -> bool:

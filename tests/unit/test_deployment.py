@@ -485,3 +485,10 @@ def test_the_users_wiring_wins_over_an_attachment_too() -> None:
     story.composite["spec"]["engine"]["args"].append("--kv-offloading-size=8")
     rendered = story.render()
     assert args(rendered) == ["--model=meta-llama/Llama-3.3-70B-Instruct", "--kv-offloading-size=8"]
+
+
+def test_a_role_that_the_tier_has_no_use_for_is_said() -> None:
+    rendered = engine_story(lambda d: d["spec"]["engine"]["kvCache"].update(role="Prefill")).render()
+    assert state(rendered, "RoleUnused") == ("True", "NotPeerToPeer")
+    assert state(engine_story().render(), "RoleUnused") == ("False", "Nothing")
+    assert state(engine_story(example="nixl-p2p").render(), "RoleUnused") == ("False", "Nothing")

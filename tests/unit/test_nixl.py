@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -639,3 +640,12 @@ class TestCleaner:
         assert list(tmp_path.iterdir()) == []
         gone = [w.replace(str(tmp_path), str(tmp_path / "gone")) for w in command]
         assert subprocess.run(gone, check=False, capture_output=True).returncode != 0
+
+
+@pytest.mark.parametrize("own", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_half_of_a_pair_of_credentials_never_goes_with_half_of_another(own: str) -> None:
+    subject = replace(engine(), env_names=frozenset({own}))
+    patch = attach(storing(obj={**OBJ, "secretRef": SECRET}), subject)
+    assert not {e["name"] for e in patch.env} & {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    (said,) = (n.message for n in patch.notices if n.type == "UserOverrides")
+    assert said == f"engine.env sets {own}, so the tier's credentials are not used; set both, or neither"

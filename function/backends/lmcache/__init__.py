@@ -126,7 +126,7 @@ def _why_in_process(engine: Engine, support: versions.VLLM) -> Refusal | None:
     if not (engine.identity.plain or engine.identity.vouched):
         return Refusal(
             "IdentityNotShared",
-            "multiprocess LMCache keys by the model string alone, and this one is a path or comes with options that "
+            f"multiprocess LMCache keys by the model string alone, and this one {engine.identity.beside}, which may "
             "change KV; set kvCache.identity if on this tier the string means this one thing",
         )
     if engine.dra:

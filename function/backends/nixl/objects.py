@@ -4,10 +4,11 @@ from collections.abc import Mapping
 
 from function import kube
 from function.api.tier import ObjectSecretRef, ObjectStore
-from function.backends.base import CREDENTIALS, Credential, CredentialError, Part, Tier, given
+from function.backends.base import CREDENTIALS, Credential, CredentialError, Notice, Part, Tier, given
 from function.engines import Engine
 
 ACCESS_KEY_ID, SECRET_ACCESS_KEY = "access-key-id", "secret-access-key"
+AWS_ENV = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
 def secret_name(tier: Tier) -> Mapping[str, str]:
@@ -39,18 +40,30 @@ def secret(tier: Tier, credential: Credential) -> Part:
     return Part(CREDENTIALS, manifest, version=version)
 
 
-def credentials(tier: Tier) -> list[kube.Manifest]:
-    """Give an engine the credentials by the names that Amazon's libraries read; nothing for its pod's own identity."""
+def credentials(tier: Tier, engine: Engine) -> list[kube.Manifest]:
+    """Give an engine the credentials by the names that Amazon's libraries read; nothing for its pod's own identity.
+
+    Nor for one that has either of its own: half of a pair would go with half of another.
+    """
     ref = _ref(tier)
-    if ref is None:
+    if ref is None or not engine.env_names.isdisjoint(AWS_ENV):
         return []
     own = ref.on_cluster
     name = ref.name if own else tier.instance
-    keys = {
-        "AWS_ACCESS_KEY_ID": ref.access_key_id_key if own else ACCESS_KEY_ID,
-        "AWS_SECRET_ACCESS_KEY": ref.secret_access_key_key if own else SECRET_ACCESS_KEY,
-    }
-    return [{"name": env, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}} for env, key in keys.items()]
+    keys = (ref.access_key_id_key, ref.secret_access_key_key) if own else (ACCESS_KEY_ID, SECRET_ACCESS_KEY)
+    return [
+        {"name": env, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}}
+        for env, key in zip(AWS_ENV, keys, strict=True)
+    ]
+
+
+def notices(tier: Tier, engine: Engine) -> list[Notice]:
+    """Say that an engine's own credentials are used instead of the tier's."""
+    own = sorted(engine.env_names & set(AWS_ENV))
+    if _ref(tier) is None or not own:
+        return []
+    message = f"engine.env sets {' and '.join(own)}, so the tier's credentials are not used; set both, or neither"
+    return [Notice("UserOverrides", "UserEnv", message)]
 
 
 def address(store: ObjectStore) -> dict[str, str]:

@@ -67,7 +67,7 @@ def vllm(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
         labels=dict(workloads.engines(tier)),
         **placement.placed(tier.spec.placement),
         # Its files are Python's alone.
-        notices=[] if spec.fs else [unverified(engine)],
+        notices=[] if spec.fs else [unverified(engine), *objects.notices(tier, engine)],
     )
 
 
@@ -100,8 +100,8 @@ def sglang(tier: Tier, engine: Engine) -> hierarchy.Store | Refusal:
     return hierarchy.Store(
         backend="nixl",
         extra=objects.address(spec.obj),
-        env=[*workloads.variables({"SGLANG_HICACHE_NIXL_BACKEND_PLUGIN": "OBJ"}), *objects.credentials(tier)],
-        notices=notices,
+        env=[*workloads.variables({"SGLANG_HICACHE_NIXL_BACKEND_PLUGIN": "OBJ"}), *objects.credentials(tier, engine)],
+        notices=[*notices, *objects.notices(tier, engine)],
     )
 
 
@@ -129,7 +129,9 @@ def _second(tier: Tier, engine: Engine) -> tuple[kube.Manifest, list[kube.Manife
         return {"type": "fs", "root_dir": files.folder(engine)}, []
     assert spec.obj
     prefix = objects.prefix(tier, engine)
-    return {"type": "obj", "prefix": prefix, "store_config": objects.address(spec.obj)}, objects.credentials(tier)
+    return {"type": "obj", "prefix": prefix, "store_config": objects.address(spec.obj)}, objects.credentials(
+        tier, engine
+    )
 
 
 def _mixed_up(engine: Engine) -> Refusal | None:
@@ -157,9 +159,9 @@ def _named_alike(engine: Engine) -> Refusal | None:
     served = engine.line.value("--served-model-name")
     if (engine.identity.plain or engine.identity.vouched) and served in (None, model):
         return None
+    own = engine.identity.beside or "has another --served-model-name"
     return Refusal(
         "IdentityNotShared",
-        "SGLang names objects by the model string alone, and this one is a path, has another --served-model-name, or "
-        "comes with options that change KV; set kvCache.identity if in this bucket the string means this one thing, "
-        "and remove --served-model-name, or choose a tier with nixl.storage.fs",
+        f"SGLang names objects by the model string alone, and this one {own}; set kvCache.identity if in this bucket "
+        "the string means this one thing, and remove --served-model-name, or choose a tier with nixl.storage.fs",
     )
