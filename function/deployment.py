@@ -358,11 +358,13 @@ class Composer:
                 if "PYTHONHASHSEED" in overridden
                 else ""
             )
+            noticed = [f" {n.message}." for n in (self.patch.notices if self.patch else ()) if n.type == USER_OVERRIDES]
             self.conditions.set(
                 USER_OVERRIDES,
                 TRUE,
                 "UserEnv",
-                f"engine.env sets {', '.join(overridden)}, which the tier would set otherwise; yours stays.{seed}",
+                f"engine.env sets {', '.join(overridden)}, which the tier would set otherwise; yours stays.{seed}"
+                + "".join(noticed),
                 warn=True,
             )
 

@@ -92,11 +92,15 @@ def read(struct: structpb.Struct) -> Tier:
 
 @dataclass(frozen=True)
 class Unavailable:
-    """Why a tier cannot be used now: the condition's reason and message. `waiting`: not yet known at all."""
+    """Why a tier cannot be used now: the condition's reason and message.
+
+    `waiting`: not yet known at all. `fits`: whether it might be used one day.
+    """
 
     reason: str
     message: str
     waiting: bool = False
+    fits: bool = True
 
 
 def l3(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse, tier: Tier) -> Tier | Unavailable | None:
@@ -118,31 +122,35 @@ def l3(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse, tier: Tier) 
     if found.state is resolve.State.UNRESOLVED:
         return Unavailable("Waiting", f"{wanted} is not read yet", waiting=True)
     if found.resource is None:
-        return Unavailable("L3NotFound", f"{wanted} does not exist, which spec.hicache.l3.tierRef names")
+        return Unavailable(
+            "L3NotFound", f"{wanted} does not exist; create it, or name another tier in spec.hicache.l3.tierRef"
+        )
     try:
         behind = read(found.resource)
     except api.Invalid as e:
         return Unavailable("L3Invalid", f"{wanted} cannot be used: {e}")
-    if behind.spec.nixl and behind.spec.nixl.p2p:
-        return Unavailable("L3NotSupported", f"{wanted} has nixl.p2p, which stores nothing; it needs nixl.storage")
-    if behind.spec.backend not in L3_BACKENDS:
-        return Unavailable(
-            "L3NotSupported",
-            f"{wanted} is of backend {behind.spec.backend}; behind HiCache stands one of {', '.join(L3_BACKENDS)}",
-        )
-    if behind.spec.inference_cluster_ref != tier.spec.inference_cluster_ref:
-        return Unavailable(
-            "L3OnOtherCluster",
-            f"{wanted} is on InferenceCluster {behind.spec.inference_cluster_ref.name}, this tier on "
-            f"{tier.spec.inference_cluster_ref.name}",
-        )
-    if behind.spec.target_namespace != tier.spec.target_namespace:
-        return Unavailable(
-            "L3InOtherNamespace",
-            f"{wanted} is in namespace {behind.spec.target_namespace} of the cluster, this tier in "
-            f"{tier.spec.target_namespace}",
-        )
+    wrong = _mismatch(tier, behind)
+    if wrong:
+        reason, why = wrong
+        return Unavailable(reason, f"{wanted} {why}; name another tier in spec.hicache.l3.tierRef", fits=False)
     return behind
+
+
+def _mismatch(tier: Tier, behind: Tier) -> tuple[str, str] | None:
+    """Say why a tier can never stand behind another one, as reason and message; None where it can."""
+    cluster, namespace = tier.spec.inference_cluster_ref.name, tier.spec.target_namespace
+    if behind.spec.nixl and behind.spec.nixl.p2p:
+        return "L3NotSupported", "has nixl.p2p, which stores nothing"
+    if behind.spec.backend not in L3_BACKENDS:
+        allowed = " or ".join(L3_BACKENDS)
+        return "L3NotSupported", f"is of backend {behind.spec.backend}, and behind HiCache stands {allowed}"
+    if behind.spec.inference_cluster_ref.name != cluster:
+        there = behind.spec.inference_cluster_ref.name
+        return "L3OnOtherCluster", f"is on InferenceCluster {there}, this tier on {cluster}"
+    if behind.spec.target_namespace != namespace:
+        there = behind.spec.target_namespace
+        return "L3InOtherNamespace", f"is in namespace {there} of the cluster, this tier in {namespace}"
+    return None
 
 
 def compose(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse) -> None:
@@ -314,14 +322,14 @@ class Composer:
         """Require the tier behind this one, where there is one, and say what is known of it."""
         if tier.spec.l3_ref is None:
             return None
-        used = {"apiVersion": MODELPLANE, "kind": "KVOffloadTier", "name": tier.spec.l3_ref}
-        if tier.spec.l3_ref != tier.name:
-            usage.protect(self.rsp, used, tier.name, f"KVOffloadTier {tier.ref}")
         found = l3(self.req, self.rsp, tier)
-        if isinstance(found, Tier):
-            return found
-        self.behind = found
-        return None
+        if not isinstance(found, Unavailable) or found.fits:
+            used = {"apiVersion": MODELPLANE, "kind": "KVOffloadTier", "name": tier.spec.l3_ref}
+            usage.protect(self.rsp, used, tier.name, f"KVOffloadTier {tier.ref}")
+        if isinstance(found, Unavailable):
+            self.behind = found
+            return None
+        return found
 
     def make_plan(self, tier: Tier, site: Site, credentials: Mapping[str, Credential]) -> Plan:
         """Plan with the Secrets, or, where one lacks something, as if none of them were there."""
@@ -393,7 +401,9 @@ class Composer:
         elif any(kube.sub(d.remote, "status") is None for d in members):
             self.conditions.set(CONTROL_PLANE_READY, FALSE, "Creating", f"Not all have reported yet: {counts}")
         else:
-            self.conditions.set(CONTROL_PLANE_READY, FALSE, "NotReady", counts)
+            behind = [d.name for d in members if not d.ready and d.remote is not None and _all_ready(self.members(d))]
+            rolling = f"; not all of {', '.join(behind)} runs this spec yet" if behind else ""
+            self.conditions.set(CONTROL_PLANE_READY, FALSE, "NotReady", counts + rolling)
 
     def mirror_l3(self) -> None:
         """Let this tier be no better than the one behind it."""
@@ -410,10 +420,13 @@ class Composer:
             )
             return
         there = self.req.required_resources[L3].items[0].resource
-        for type_ in (CREDENTIALS_RESOLVED, CONTROL_PLANE_READY, AGENTS_AVAILABLE, AGENTS_READY):
+        name = f"KVOffloadTier {self.tier.namespace}/{self.tier.spec.l3_ref}"
+        for type_ in (CREDENTIALS_RESOLVED, CONTROL_PLANE_READY, AGENTS_AVAILABLE, AGENTS_READY, *_WARNINGS):
             found, reason, message = kube.condition(there, type_)
-            name = f"{self.tier.namespace}/{self.tier.spec.l3_ref}"
-            self.conditions.set(type_, found or UNKNOWN, reason or "Waiting", f"KVOffloadTier {name}: {message}")
+            if found:
+                self.conditions.set(type_, found, reason, f"{name}: {message}")
+            elif type_ not in _WARNINGS:
+                self.conditions.set(type_, UNKNOWN, "Waiting", f"{name} has not said yet")
 
     def report_agents(self, agents: Delivered) -> None:
         """Say how many agents there are, from the DaemonSet as the cluster last showed it."""
@@ -433,6 +446,7 @@ class Composer:
                 AGENTS_AVAILABLE, TRUE if available else FALSE, "Available" if available else "NoneReady", counts
             )
             done = agents.ready and ready == wanted
+            counts += "" if done or ready < wanted else "; not all run this spec yet"
             self.conditions.set(AGENTS_READY, TRUE if done else FALSE, "AllReady" if done else "Rolling", counts)
 
     def report_rolled_out(self, agents: Delivered | None) -> None:
@@ -487,9 +501,12 @@ class Composer:
         """Say what is about to restart and what that loses: an agent its node's cache, a store perhaps all of it."""
         delivered = self.delivery.delivered
         changed = [
-            f"{part.name} restarts, and {part.loses} are gone"
+            f"{part.name} restarts, {part.loses}"
             for part in plan.parts
-            if part.loses and delivered[part.name].remote is not None and not delivered[part.name].current
+            if part.loses
+            and part.name != AGENTS
+            and delivered[part.name].remote is not None
+            and not delivered[part.name].current
         ]
         wanted, left = (_counts(agents)[0], _updated(agents)) if agents and agents.remote is not None else (0, 0)
         left = wanted - left if agents and agents.current else wanted
@@ -497,8 +514,15 @@ class Composer:
             strategy = tier.spec.update_strategy
             rolling = strategy.type == "RollingUpdate"
             how = f"{strategy.max_unavailable} at a time" if rolling else "when their pods are deleted"
-            changed.append(f"{left} agents restart {how}, each with an empty cache")
+            agent = plan.part(AGENTS)
+            loses = f", {agent.loses}" if agent and agent.loses else ""
+            changed.append(f"{left} {'agent restarts' if left == 1 else 'agents restart'} {how}{loses}")
         return "; ".join(changed) or None
+
+
+def _all_ready(members: tuple[int, int]) -> bool:
+    ready, wanted = members
+    return ready == wanted
 
 
 def _base64(text: str) -> str:

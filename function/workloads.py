@@ -143,11 +143,6 @@ def from_prometheus(tier: Tier, ports: Sequence[str | int]) -> list[kube.Manifes
     ]
 
 
-def scraped(tier: Tier, port: int) -> Mapping[str, int]:
-    """Give the container port that Prometheus scrapes, by its name; none where nobody asks for PodMonitors."""
-    return {METRICS_PORT_NAME: port} if tier.spec.monitoring and tier.spec.monitoring.pod_monitors else {}
-
-
 def engines(tier: Tier) -> Mapping[str, str]:
     """Give the label that the tier's attached engines carry."""
     return {kube.LABEL_TIER: tier.instance}
@@ -177,10 +172,12 @@ def spread(tier: Tier, component: str) -> kube.Manifest:
     }
 
 
-def daemon_set(tier: Tier, template: kube.Manifest, *, after: str = "", min_ready_seconds: int = 15) -> Part:
+def daemon_set(
+    tier: Tier, template: kube.Manifest, *, after: str = "", loses: str = "", min_ready_seconds: int = 15
+) -> Part:
     """Plan the agents' DaemonSet around a pod template, rolled as the tier's updateStrategy says.
 
-    `after` names a part without which a change would only take down what runs.
+    `after` names a part without which a change would only take down what runs, `loses` what each restart costs.
     """
     update = tier.spec.update_strategy
     rolling = update.type == "RollingUpdate"
@@ -196,7 +193,9 @@ def daemon_set(tier: Tier, template: kube.Manifest, *, after: str = "", min_read
         "template": template,
     }
     manifest = {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": tier.metadata("agent"), "spec": spec}
-    return Part("agents", manifest, ready=DAEMONSET_READY + (DAEMONSET_ROLLED if rolling else ""), after=after)
+    return Part(
+        "agents", manifest, ready=DAEMONSET_READY + (DAEMONSET_ROLLED if rolling else ""), after=after, loses=loses
+    )
 
 
 def ephemeral_disk(storage_class: str | None, size: str) -> kube.Manifest:

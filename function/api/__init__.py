@@ -36,6 +36,13 @@ FORMS = {
     REGION: "must be a region: lower-case letters, digits and dashes",
     DEVICE: "must be an RDMA device, such as mlx5_0",
 }
+# What pydantic calls by Python's names.
+_SHAPES = {
+    "model_type": "must be an object",
+    "dict_type": "must be an object",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+}
 _SHOWN = 64  # longer strings are not shown in messages
 
 M = TypeVar("M", bound="Model")
@@ -118,8 +125,11 @@ def parse(model: type[M], spec: Mapping[str, Any]) -> M:
 
 def _line(error: Any) -> str:
     """Write one error: the field, its value where it is a short scalar, and what would be right."""
-    path = ".".join(("spec", *(str(part) for part in error["loc"])))
-    message = re.sub(r"^(Value error, |Input )", "", error["msg"])
+    path = "".join(("spec", *(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])))
+    message = _SHAPES.get(error["type"]) or re.sub(r"^(Value error, |Input )", "", error["msg"])
+    if message.startswith("spec."):
+        # A rule over the whole spec names its fields itself.
+        return message
     if error["type"] == "string_pattern_mismatch":
         message = FORMS.get(error["ctx"]["pattern"], message)
     value = error["input"]

@@ -204,6 +204,11 @@ class EtcdProvision(Model):
 
     @model_validator(mode="after")
     def _has_a_volume_or_none(self) -> Self:
+        if self.ephemeral and self.replicas != 1:
+            raise ValueError(
+                "an ephemeral etcd has one member, since of three each one that is replaced would have to be repaired "
+                "by hand: set provision.replicas to 1, or ephemeral to false"
+            )
         if self.ephemeral and self.volume:
             raise ValueError("ephemeral members have no volume; set one of them")
         return self
@@ -576,6 +581,11 @@ class TierSpec(Model):
             raise ValueError(
                 "spec.rdma goes with mooncake.protocol RDMA or with nixl.p2p, since nothing else moves KV by it: "
                 "set the protocol, or remove rdma"
+            )
+        if self.rdma and self.nixl and self.nixl.p2p and (self.rdma.agents.count or not self.rdma.engines.count):
+            raise ValueError(
+                "spec.rdma with nixl.p2p needs engines.count of at least 1 and agents.count 0, since only engines move "
+                "KV and no agent runs"
             )
         if by_nics and not (self.rdma and self.rdma.agents.count and self.rdma.engines.count):
             raise ValueError(

@@ -82,7 +82,8 @@ class Part:
     `name` is stable and unique within the composite. `ready` is a CEL query over `object`; empty: ready once created.
     `version` stands for a Secret's bytes in the part's hash, so that no hash of a secret is ever published.
     `annotations` go on the Object that carries the manifest, not on the manifest. `after` names a part without which a
-    change of this one would only take down what runs. `loses` says what is gone when it restarts.
+    change of this one would only take down what runs. `loses` ends the sentence that says what a
+    restart of it costs.
     """
 
     name: str

@@ -133,7 +133,7 @@ def attach(
         # NetworkPolicies of the tier that runs the store let this one in.
         labels=workloads.engines(owner or tier),
         annotations=behind.annotations,
-        **placement.placed(tier.spec.placement),
+        **placement.placed((owner or tier).spec.placement),
         notices=behind.notices,
     )
 

@@ -15,7 +15,8 @@ class Engine:
 
     `ranks` is TP x PP x DP, the processes in one pod. `support` is the version table's row, None for a version that is
     unknown or too old. `lmcache` is the LMCache in the image, None where unknown. `line` is its command line.
-    `role` is Prefill or Decode where the user has split the work.
+    `role` is Prefill or Decode where the user has split the work. `settings` are its own variables, by name, that may
+    change how it lays KV out.
     """
 
     kind: Kind
@@ -29,11 +30,14 @@ class Engine:
     env_names: frozenset[str]
     line: CommandLine
     role: str | None = None
+    settings: tuple[tuple[str, str | None], ...] = ()
 
     @property
     def keyspace(self) -> str:
         """A hash of what engines have to agree on to share a store whose keys hold no more than tokens and a rank.
 
-        The version is part of it, since no engine promises that another version's pages look alike.
+        The version is part of it, since no engine promises that another version's pages look alike, and so are the
+        engine's own variables, some of which choose the layout.
         """
-        return kube.digest([self.identity.value, self.identity.lora, self.kind.layout(self.line), self.version])[:12]
+        layout = [self.kind.layout(self.line), self.version, *self.settings]
+        return kube.digest([self.identity.value, self.identity.lora, *layout])[:12]

@@ -53,6 +53,9 @@ def read(spec: EngineSpec, *, namespace: str, name: str) -> tuple[Engine, Comman
         env_names=frozenset(e.name for e in spec.env),
         line=line,
         role=spec.kv_cache.role if spec.kv_cache else None,
+        settings=tuple(
+            sorted((n, v) for n, v in env.items() if n.startswith(kind.prefix) and n not in kind.harmless_env)
+        ),
     )
     return engine, line
 

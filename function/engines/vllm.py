@@ -63,6 +63,14 @@ KIND = Kind(
     own_wiring=OWN_WIRING,
     harmless=HARMLESS,
     lora=("--enable-lora", "--lora-modules"),
+    prefix="VLLM_",
+    harmless_env=frozenset(
+        {
+            *("VLLM_API_KEY", "VLLM_LOGGING_LEVEL", "VLLM_CONFIGURE_LOGGING", "VLLM_LOGGING_CONFIG_PATH"),
+            *("VLLM_HOST_IP", "VLLM_PORT", "VLLM_NO_USAGE_STATS", "VLLM_DO_NOT_TRACK", "VLLM_USAGE_SOURCE"),
+            *("VLLM_CACHE_ROOT", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "VLLM_WORKER_MULTIPROC_METHOD"),
+        }
+    ),
     source_env=("VLLM_USE_MODELSCOPE", "VLLM_MODEL_REDIRECT_PATH", "HF_ENDPOINT", "HF_HUB_OFFLINE"),
     ranks=ranks,
     layout=layout,

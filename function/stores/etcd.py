@@ -16,12 +16,15 @@ _CONFIG = "/etc/kv-etcd"
 _EPHEMERAL_SIZE = "8Gi"
 _QUOTA_SHARE = 0.7
 
-# etcd asks once, at a member's first start, whether its cluster is new. A member that comes back without its data joins
-# the cluster that is there, once it was removed from it and added again; docs/mooncake.md has the commands.
+# etcd asks once, at a member's first start, whether its cluster is new. One that comes back without its data says so
+# too, for then it is refused: it might vote twice. Once removed and added again, it is in the others' list without a
+# name, and joins the cluster that is there; docs/mooncake.md has the commands. The list is read by the gRPC gateway,
+# which a configuration file turns off in etcd 3.4 unless it says otherwise.
 _CONFIGURE = f"""set -eu
 state=new
 for peer in $PEERS; do
-  if wget -q -T 2 -O /dev/null "http://$peer:{CLIENT_PORT}/health"; then state=existing; fi
+  if wget -q -T 2 -O - --post-data '{{}}' "http://$peer:{CLIENT_PORT}/v3/cluster/member/list" | tr '{{' '\\n' |
+    grep -F '"peerURLs":["http://'"$HOST:{_PEER_PORT}"'"]' | grep -qv '"name"'; then state=existing; fi
 done
 cat > {_CONFIG}/etcd.yaml <<EOF
 name: $POD_NAME
@@ -29,11 +32,12 @@ data-dir: {_DATA}/data
 listen-peer-urls: http://$POD_IP:{_PEER_PORT}
 listen-client-urls: http://$POD_IP:{CLIENT_PORT}
 listen-metrics-urls: http://$POD_IP:{_METRICS_PORT}
-initial-advertise-peer-urls: http://$POD_NAME.$SERVICE:{_PEER_PORT}
-advertise-client-urls: http://$POD_NAME.$SERVICE:{CLIENT_PORT}
+initial-advertise-peer-urls: http://$HOST:{_PEER_PORT}
+advertise-client-urls: http://$HOST:{CLIENT_PORT}
 initial-cluster: $CLUSTER
 initial-cluster-token: $TOKEN
 initial-cluster-state: $state
+enable-grpc-gateway: true
 auto-compaction-mode: periodic
 auto-compaction-retention: 1h
 quota-backend-bytes: $QUOTA
@@ -104,7 +108,8 @@ def _members(tier: Tier, provision: EtcdProvision) -> Part:
         "metadata": tier.metadata(COMPONENT, COMPONENT),
         "spec": spec,
     }
-    return Part(COMPONENT, manifest, ready=workloads.STATEFULSET_READY)
+    lost = "" if volume else "and what its members hold is gone"
+    return Part(COMPONENT, manifest, ready=workloads.STATEFULSET_READY, loses=lost)
 
 
 def _template(tier: Tier, provision: EtcdProvision) -> kube.Manifest:
@@ -114,7 +119,7 @@ def _template(tier: Tier, provision: EtcdProvision) -> kube.Manifest:
         workloads.field("POD_NAME", "metadata.name"),
         workloads.field("POD_IP", "status.podIP"),
         {"name": "PEERS", "value": " ".join(hosts)},
-        {"name": "SERVICE", "value": tier.host(COMPONENT)},
+        {"name": "HOST", "value": f"$(POD_NAME).{tier.host(COMPONENT)}"},
         {
             "name": "CLUSTER",
             "value": ",".join(f"{n}=http://{h}:{_PEER_PORT}" for n, h in zip(names, hosts, strict=True)),

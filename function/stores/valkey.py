@@ -150,7 +150,8 @@ def _server(tier: Tier, provision: Provision, version: str) -> Part:
         "metadata": tier.metadata(COMPONENT, COMPONENT),
         "spec": spec,
     }
-    return Part(COMPONENT, manifest, ready=workloads.STATEFULSET_READY, after=CREDENTIALS)
+    lost = "" if volume else "and what it holds is gone"
+    return Part(COMPONENT, manifest, ready=workloads.STATEFULSET_READY, after=CREDENTIALS, loses=lost)
 
 
 def _template(tier: Tier, provision: Provision, version: str) -> kube.Manifest:

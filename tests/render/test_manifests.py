@@ -231,7 +231,7 @@ VARIANTS = [
         for story, example, connector, tier, engine in (
             ("files", STORAGE, "OffloadingConnector", FILES, {}),
             ("files behind SGLang", STORAGE, "HiCache", FILES, SGLANG),
-            ("objects behind SGLang", STORAGE, "HiCache", {}, SGLANG),
+            ("objects behind SGLang", STORAGE, "HiCache", {}, {**SGLANG, f"{ENGINE}.kvCache.identity": "qwen3"}),
             ("not Amazon's", STORAGE, "OffloadingConnector", {f"{BUCKET}.endpoint": "http://s3:80"}, {}),
             ("the NICs by claim", P2P, "NixlConnector", BY_CLAIM, {}),
             ("no NICs", P2P, "NixlConnector", {"spec.rdma": GONE}, {}),

@@ -64,6 +64,7 @@ MOONCAKE = {
 }
 ETCD = "mooncake.etcd"
 MEMBERS = {**MOONCAKE, "mooncake.master.replicas": 3, f"{ETCD}.provision": {}}
+ALONE = {f"{ETCD}.provision.replicas": 1}
 GIVEN = {**MOONCAKE, "mooncake.master.replicas": 3, f"{ETCD}.endpoints": ["http://etcd:2379"]}
 NICS = {
     "rdma.extendedResource.name": "rdma/shared",
@@ -143,6 +144,39 @@ RULES = [
             ({**OVER_MOONCAKE, **NICS, "mooncake.protocol": "RDMA"}, {**OVER_MOONCAKE, "mooncake.protocol": GONE}),
         )
     ),
+    Rule(
+        TIER,
+        "an ephemeral etcd has one member, since of three each one that is replaced would have to be repaired by hand: "
+        "set provision.replicas to 1, or ephemeral to false.",
+        good={**MEMBERS, f"{ETCD}.provision": {"replicas": 1, "ephemeral": True}},
+        bad={**MEMBERS, f"{ETCD}.provision": {"ephemeral": True}},
+    ),
+    Rule(
+        TIER,
+        "spec.nixl cannot be removed, since attached engines use what it runs: create another tier and point deployments "
+        "to it.",
+        before=OVER_NIXL,
+        good=OVER_NIXL,
+        bad=HICACHE,
+    ),
+    Rule(
+        TIER,
+        "nixl cannot change between storage and p2p, since attached engines use what it runs: create another tier and "
+        "point deployments to it.",
+        before=NIXL,
+        good=OBJECTS,
+        bad=P2P,
+    ),
+    *(
+        Rule(
+            TIER,
+            "spec.rdma with nixl.p2p needs engines.count of at least 1 and agents.count 0, since only engines move KV "
+            "and no agent runs.",
+            good={**P2P, **NICS, "rdma.agents.count": 0},
+            bad={**P2P, **NICS, **bad},
+        )
+        for bad in ({}, {"rdma.agents.count": 0, "rdma.engines.count": 0})
+    ),
     *(
         Rule(
             TIER,
@@ -153,7 +187,7 @@ RULES = [
         )
         for good, bad in (
             (OVER_NICS, MOONCAKE),
-            ({**P2P, **NICS}, NIXL),
+            ({**P2P, **NICS, "rdma.agents.count": 0}, NIXL),
             ({}, {}),
             (HICACHE, HICACHE),
             (BEHIND, BEHIND),
@@ -436,8 +470,8 @@ RULES = [
     Rule(
         TIER,
         "ephemeral members have no volume; remove one of provision.ephemeral and provision.volume.",
-        good={**MEMBERS, f"{ETCD}.provision.ephemeral": True},
-        bad={**MEMBERS, f"{ETCD}.provision.ephemeral": True, f"{ETCD}.provision.volume": {}},
+        good={**MEMBERS, **ALONE, f"{ETCD}.provision.ephemeral": True},
+        bad={**MEMBERS, **ALONE, f"{ETCD}.provision.ephemeral": True, f"{ETCD}.provision.volume": {}},
     ),
     *(
         Rule(
@@ -464,8 +498,8 @@ RULES = [
         )
         for before, bad in (
             ({}, {f"{ETCD}.provision.volume": {}}),
-            ({}, {f"{ETCD}.provision.ephemeral": True}),
-            ({f"{ETCD}.provision.ephemeral": True}, {}),
+            (ALONE, {**ALONE, f"{ETCD}.provision.ephemeral": True}),
+            ({**ALONE, f"{ETCD}.provision.ephemeral": True}, ALONE),
             ({f"{ETCD}.provision.volume": {}}, {}),
             ({f"{ETCD}.provision.volume": VOLUME}, {f"{ETCD}.provision.volume.size": "9Gi"}),
             ({f"{ETCD}.provision.volume": {}}, {f"{ETCD}.provision.volume.storageClassName": "fast"}),

@@ -54,10 +54,11 @@ ETCD = st.one_of(
         {
             "provision": st.fixed_dictionaries(
                 {"replicas": st.sampled_from([1, 3])},
-                optional={"ephemeral": st.booleans(), "volume": st.sampled_from([{}, {"size": "16Gi"}])},
+                optional={"volume": st.sampled_from([{}, {"size": "16Gi"}])},
             )
         }
     ),
+    st.just({"provision": {"replicas": 1, "ephemeral": True}}),
     st.fixed_dictionaries(
         {"endpoints": st.sampled_from([["http://etcd.kv:2379"], ["https://a.kv:2379", "https://b.kv:2379"]])},
         optional={"caSecretRef": SECRETS},

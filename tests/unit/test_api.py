@@ -445,12 +445,12 @@ WRONG_TIERS: dict[str, tuple[Manifest, str]] = {
     "an unknown backend": ({"backend": "AIBrix"}, f"spec.backend (is 'AIBrix'): {BACKENDS}"),
     "another backend's block": (
         {"backend": "Mooncake", "mooncake": {"segmentGiBPerNode": 64, "protocol": "TCP"}},
-        "spec: spec.lmcache does not go with spec.backend Mooncake; remove it",
+        "spec.lmcache does not go with spec.backend Mooncake; remove it",
     ),
     "no backend": ({"backend": GONE}, "spec.backend is required"),
     "a backend without its block": (
         {"lmcache": GONE},
-        "spec: spec.lmcache is required when spec.backend is LMCache",
+        "spec.lmcache is required when spec.backend is LMCache",
     ),
     "no cluster": ({"inferenceClusterRef": GONE}, "spec.inferenceClusterRef is required"),
     "a cluster without a name": (
@@ -475,11 +475,11 @@ WRONG_TIERS: dict[str, tuple[Manifest, str]] = {
     ),
     "a toleration of nothing": (
         {"placement": {"tolerations": [{"effect": "NoSchedule"}]}},
-        "spec.placement.tolerations.0: a toleration without a key needs operator Exists, and tolerates every taint",
+        "spec.placement.tolerations[0]: a toleration without a key needs operator Exists, and tolerates every taint",
     ),
     "a toleration with a value for Exists": (
         {"placement": {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}},
-        "spec.placement.tolerations.0: a toleration with operator Exists has no value; remove it, or use Equal",
+        "spec.placement.tolerations[0]: a toleration with operator Exists has no value; remove it, or use Equal",
     ),
     "another access to GPUs": (
         {"placement": {"gpuAccess": {"type": "Claim"}}},
@@ -522,7 +522,7 @@ NEEDS_NICS = (
     "one side only fails at transfer: set both, or mooncake.protocol to TCP"
 )
 NICS_FOR_NOTHING = (
-    "spec: spec.rdma goes with mooncake.protocol RDMA or with nixl.p2p, since nothing else moves KV by it: set the "
+    "spec.rdma goes with mooncake.protocol RDMA or with nixl.p2p, since nothing else moves KV by it: set the "
     "protocol, or remove rdma"
 )
 HIGHLY = {"mooncake__master__replicas": 3}
@@ -591,7 +591,7 @@ WRONG_VALKEYS: dict[str, tuple[Manifest, str]] = {
     "NICs for agents within a node": ({"rdma": NICS}, NICS_FOR_NOTHING),
     "HiCache's block": (
         {"hicache": {"ratio": 2}},
-        "spec: spec.hicache does not go with spec.backend LMCache; remove it",
+        "spec.hicache does not go with spec.backend LMCache; remove it",
     ),
     "a dashboard in letters": (
         {"monitoring": {"dashboard": "yes"}},
@@ -616,7 +616,7 @@ WRONG_VALKEYS: dict[str, tuple[Manifest, str]] = {
 }
 
 WRONG_POOLS: dict[str, tuple[Manifest, str]] = {
-    "no block": ({"mooncake": GONE}, "spec: spec.mooncake is required when spec.backend is Mooncake"),
+    "no block": ({"mooncake": GONE}, "spec.mooncake is required when spec.backend is Mooncake"),
     "no segment": ({"mooncake__segmentGiBPerNode": GONE}, "spec.mooncake.segmentGiBPerNode is required"),
     "an empty segment": (
         {"mooncake__segmentGiBPerNode": 0},
@@ -665,7 +665,7 @@ WRONG_POOLS: dict[str, tuple[Manifest, str]] = {
         f"spec.mooncake.etcd.provision.replicas (is 2): {ONE_OR_THREE}",
     ),
     "members with a volume and without": (
-        {**HIGHLY, "mooncake__etcd": {"provision": {"ephemeral": True, "volume": {}}}},
+        {**HIGHLY, "mooncake__etcd": {"provision": {"replicas": 1, "ephemeral": True, "volume": {}}}},
         "spec.mooncake.etcd.provision: ephemeral members have no volume; set one of them",
     ),
     "no URL of an etcd": (
@@ -674,11 +674,11 @@ WRONG_POOLS: dict[str, tuple[Manifest, str]] = {
     ),
     "an etcd without a scheme": (
         {**HIGHLY, "mooncake__etcd": {"endpoints": ["http://a:2379", "etcd:2379"]}},
-        f"spec.mooncake.etcd.endpoints.1 (is 'etcd:2379'): {ENDPOINT}",
+        f"spec.mooncake.etcd.endpoints[1] (is 'etcd:2379'): {ENDPOINT}",
     ),
     "an etcd with a password": (
         {**HIGHLY, "mooncake__etcd": {"endpoints": ["http://root:hunter2@etcd:2379"]}},
-        f"spec.mooncake.etcd.endpoints.0: {ENDPOINT}",
+        f"spec.mooncake.etcd.endpoints[0]: {ENDPOINT}",
     ),
     "an authority of an etcd that speaks no TLS": (
         {**HIGHLY, "mooncake__etcd": {"provision": {}, "caSecretRef": {"name": "etcd"}}},
@@ -726,11 +726,11 @@ WRONG_POOLS: dict[str, tuple[Manifest, str]] = {
     ),
     "a selector without an expression": (
         {"mooncake__protocol": "RDMA", "rdma": {**CLAIMED, "dra": {"deviceClassName": "nics", "selectors": [{}]}}},
-        "spec.rdma.dra.selectors.0.cel is required",
+        "spec.rdma.dra.selectors[0].cel is required",
     ),
     "two devices in one": (
         {"mooncake__protocol": "RDMA", "rdma": {**NICS, "netDevices": ["mlx5_0,mlx5_1"]}},
-        "spec.rdma.netDevices.0 (is 'mlx5_0,mlx5_1'): must be an RDMA device, such as mlx5_0",
+        "spec.rdma.netDevices[0] (is 'mlx5_0,mlx5_1'): must be an RDMA device, such as mlx5_0",
     ),
     "a GID index beyond any": (
         {"mooncake__protocol": "RDMA", "rdma": {**NICS, "gidIndex": 256}},
@@ -836,11 +836,11 @@ WRONG_HICACHES: dict[str, tuple[Manifest, str]] = {
     ),
     "Mooncake behind without its block": (
         {"hicache__l3": {"backend": "Mooncake"}},
-        "spec: spec.mooncake is required when spec.hicache.l3.backend is Mooncake",
+        "spec.mooncake is required when spec.hicache.l3.backend is Mooncake",
     ),
     "Mooncake's block behind nothing": (
         {"mooncake": MOONCAKE["mooncake"]},
-        "spec: spec.mooncake does not go with spec.backend HiCache; remove it",
+        "spec.mooncake does not go with spec.backend HiCache; remove it",
     ),
     "Nixl that stores nothing behind": (
         {"hicache__l3": {"backend": "Nixl"}, "nixl": {"p2p": {}}},
@@ -902,10 +902,10 @@ WRONG_DEPLOYMENTS: dict[str, tuple[Manifest, str]] = {
         "spec.replicas (is 1.5): should be a valid integer, got a number with a fractional part",
     ),
     "too many replicas": ({"replicas": 1001}, "spec.replicas (is 1001): should be less than or equal to 1000"),
-    "a variable without a name": ({"engine__env": [{"value": "a"}]}, "spec.engine.env.0.name is required"),
+    "a variable without a name": ({"engine__env": [{"value": "a"}]}, "spec.engine.env[0].name is required"),
     "a variable of two sources": (
         {"engine__env": [{"name": "A", "value": "a", "valueFrom": {"x": {}}}]},
-        "spec.engine.env.0: set only one of value and valueFrom",
+        "spec.engine.env[0]: set only one of value and valueFrom",
     ),
     "half a GPU": (
         {"engine__resources": {"limits": {"nvidia.com/gpu": 0.5}}},
@@ -913,11 +913,11 @@ WRONG_DEPLOYMENTS: dict[str, tuple[Manifest, str]] = {
     ),
     "a claim of nothing": (
         {"engine__resources": {"claims": [{"name": "gpu"}]}},
-        "spec.engine.resources.claims.0.resourceClaimTemplateName is required",
+        "spec.engine.resources.claims[0].resourceClaimTemplateName is required",
     ),
     "an argument that is a number": (
         {"engine__args": ["-tp", 2]},
-        "spec.engine.args.1 (is 2): should be a valid string",
+        "spec.engine.args[1] (is 2): should be a valid string",
     ),
 }
 

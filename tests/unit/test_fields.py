@@ -131,6 +131,7 @@ POOL_DISK = {**MOONCAKE, "mooncake.disk": {"sizePerNode": "1Ti", "storageClassNa
 POOL_FOLDER = {**MOONCAKE, "mooncake.disk": FOLDER}
 NICS: Manifest = {"extendedResource": {"name": "rdma/shared"}, "agents": {"count": 1}, "engines": {"count": 2}}
 CLAIM: Manifest = {"dra": {"deviceClassName": "nics"}, "agents": {"count": 1}, "engines": {"count": 2}}
+ALONE: Manifest = {"agents": {"count": 0}}
 OVER_NICS = {**MOONCAKE, "mooncake.protocol": "RDMA", "rdma": NICS}
 OVER_CLAIMS = {**MOONCAKE, "mooncake.protocol": "RDMA", "rdma": CLAIM}
 ON_HOST = {**OVER_NICS, "rdma.hostNetwork.firstPort": 20000}
@@ -214,12 +215,12 @@ SAMPLES: Mapping[str, Sequence[tuple[Changes, Any]]] = {
     "hicache.l3.tierRef.name": [(BEHIND, "other"), (HICACHE, "pool")],
     "hicache.l3.file.claimName": [(SHARED, "other")],
     "hicache.l3.file.sizePerRank": [(SHARED, "1Ti")],
-    "rdma.dra.deviceClassName": [(OVER_CLAIMS, "other"), ({**P2P, "rdma": CLAIM}, "other")],
+    "rdma.dra.deviceClassName": [(OVER_CLAIMS, "other"), ({**P2P, "rdma": {**CLAIM, **ALONE}}, "other")],
     "rdma.dra.selectors": [(OVER_CLAIMS, [{"cel": "true"}])],
     "rdma.extendedResource.name": [(OVER_NICS, "rdma/other")],
     "rdma.agents.count": [(OVER_NICS, 3), (OVER_CLAIMS, 3)],
-    "rdma.engines.count": [(OVER_NICS, 3), (OVER_CLAIMS, 3), ({**P2P, "rdma": NICS}, 3)],
-    "rdma.netDevices": [(OVER_NICS, ["mlx5_0"]), ({**P2P, "rdma": NICS}, ["mlx5_0"])],
+    "rdma.engines.count": [(OVER_NICS, 3), (OVER_CLAIMS, 3), ({**P2P, "rdma": {**NICS, **ALONE}}, 3)],
+    "rdma.netDevices": [(OVER_NICS, ["mlx5_0"]), ({**P2P, "rdma": {**NICS, **ALONE}}, ["mlx5_0"])],
     "rdma.gidIndex": [(OVER_NICS, 3)],
     "rdma.hostNetwork.firstPort": [(ON_HOST, 20100), (OVER_NICS, 20000)],
     "placement.nodeSelector": [({}, {"pool": "kv"}), (IN_PROCESS, {"pool": "kv"}), (MEMBERS, {"pool": "kv"})],

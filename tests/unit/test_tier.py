@@ -179,7 +179,7 @@ def test_a_rolling_update_says_how_far_it_is() -> None:
     rendered = story.render()
     assert state(rendered, tier.ROLLED_OUT) == ("False", "Rolling")
     assert rendered.condition(tier.ROLLED_OUT)["message"] == "1 of 2 agents run the newest revision"
-    assert rendered.composite["status"]["pendingDisruption"] == "1 agents restart 1 at a time, each with an empty cache"
+    assert rendered.composite["status"]["pendingDisruption"] == "1 agent restarts 1 at a time, each with an empty cache"
 
 
 def test_on_delete_agents_that_are_not_replaced_are_ready_and_not_up_to_date() -> None:

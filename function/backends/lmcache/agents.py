@@ -51,7 +51,13 @@ def parts(tier: Tier, credentials: Mapping[str, Credential]) -> list[Part]:
         _service(tier),
         workloads.network_policy(tier, "agent", rules),
         # Longer than one heartbeat between agents, so that clients notice a restart (LMCache #4642).
-        workloads.daemon_set(tier, _agent_template(tier, credentials), after=CREDENTIALS, min_ready_seconds=15),
+        workloads.daemon_set(
+            tier,
+            _agent_template(tier, credentials),
+            after=CREDENTIALS,
+            loses="each with an empty cache",
+            min_ready_seconds=15,
+        ),
     ]
 
 

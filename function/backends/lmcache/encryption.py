@@ -23,7 +23,11 @@ def secret(tier: Tier, credential: Credential) -> Part:
     key = credential.data.get(ref.key)
     if not key:
         raise CredentialError("KeyMissing", f"{where} has no key {ref.key!r}")
-    if len(base64.b64decode(key)) < _LEAST_BYTES:
+    try:
+        size = len(base64.b64decode(key, validate=True))
+    except ValueError:
+        size = 0
+    if size < _LEAST_BYTES:
         raise CredentialError(
             "KeyTooShort",
             f"key {ref.key!r} of {where} holds fewer than {_LEAST_BYTES} bytes; put random ones there, as "

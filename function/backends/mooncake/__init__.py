@@ -90,8 +90,8 @@ def _notices(tier: Tier) -> list[Notice]:
         found.append(Notice("EtcdFillsUp", "OplogIsNeverTrimmed", message))
         if provision and provision.ephemeral:
             message = (
-                "mooncake.etcd.provision.ephemeral is true: when half of etcd's members or more are lost at once, so "
-                "is every key of the pool; a tier that is created with provision.volume keeps them"
+                "mooncake.etcd.provision.ephemeral is true: when etcd restarts, every key of the pool is lost; a tier "
+                "that is created with provision.volume keeps them"
             )
             found.append(Notice("KeysNotDurable", "EphemeralEtcd", message))
     elif cluster.highly_available(tier):

@@ -40,7 +40,7 @@ def parts(tier: Tier) -> list[Part]:
         rule["ports"] = [{"port": first, "endPort": last, "protocol": "TCP"}]
     return [
         workloads.network_policy(tier, "agent", [rule]),
-        workloads.daemon_set(tier, _template(tier), after=CREDENTIALS),
+        workloads.daemon_set(tier, _template(tier), after=CREDENTIALS, loses="each with an empty part of the pool"),
     ]
 
 

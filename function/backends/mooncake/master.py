@@ -58,7 +58,7 @@ def _deployment(tier: Tier, ports: Mapping[str, int]) -> Part:
         "metadata": tier.metadata(MASTER, MASTER),
         "spec": spec,
     }
-    lost = "" if given(tier.spec.mooncake).master.oplog else "the pool's keys"
+    lost = "" if given(tier.spec.mooncake).master.oplog else "and the pool's keys are gone"
     return Part(MASTER, manifest, ready=workloads.DEPLOYMENT_READY, after=CREDENTIALS, loses=lost)
 
 

@@ -40,13 +40,10 @@ def secret(tier: Tier, credential: Credential) -> Part:
     return Part(CREDENTIALS, manifest, version=version)
 
 
-def credentials(tier: Tier, engine: Engine) -> list[kube.Manifest]:
-    """Give an engine the credentials by the names that Amazon's libraries read; nothing for its pod's own identity.
-
-    Nor for one that has either of its own: half of a pair would go with half of another.
-    """
+def credentials(tier: Tier) -> list[kube.Manifest]:
+    """Give an engine the credentials by the names that Amazon's libraries read; nothing for its pod's own identity."""
     ref = _ref(tier)
-    if ref is None or not engine.env_names.isdisjoint(AWS_ENV):
+    if ref is None:
         return []
     own = ref.on_cluster
     name = ref.name if own else tier.instance
@@ -58,11 +55,13 @@ def credentials(tier: Tier, engine: Engine) -> list[kube.Manifest]:
 
 
 def notices(tier: Tier, engine: Engine) -> list[Notice]:
-    """Say that an engine's own credentials are used instead of the tier's."""
-    own = sorted(engine.env_names & set(AWS_ENV))
-    if _ref(tier) is None or not own:
+    """Say that an engine has half a pair of credentials of its own, which goes with nothing of the tier's."""
+    own = engine.env_names & set(AWS_ENV)
+    if _ref(tier) is None or len(own) != 1:
         return []
-    message = f"engine.env sets {' and '.join(own)}, so the tier's credentials are not used; set both, or neither"
+    (has,) = own
+    (lacks,) = set(AWS_ENV) - own
+    message = f"engine.env sets {has} and not {lacks}, which stays the tier's: they do not match; set both, or neither"
     return [Notice("UserOverrides", "UserEnv", message)]
 
 

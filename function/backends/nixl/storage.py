@@ -100,7 +100,7 @@ def sglang(tier: Tier, engine: Engine) -> hierarchy.Store | Refusal:
     return hierarchy.Store(
         backend="nixl",
         extra=objects.address(spec.obj),
-        env=[*workloads.variables({"SGLANG_HICACHE_NIXL_BACKEND_PLUGIN": "OBJ"}), *objects.credentials(tier, engine)],
+        env=[*workloads.variables({"SGLANG_HICACHE_NIXL_BACKEND_PLUGIN": "OBJ"}), *objects.credentials(tier)],
         notices=[*notices, *objects.notices(tier, engine)],
     )
 
@@ -129,9 +129,7 @@ def _second(tier: Tier, engine: Engine) -> tuple[kube.Manifest, list[kube.Manife
         return {"type": "fs", "root_dir": files.folder(engine)}, []
     assert spec.obj
     prefix = objects.prefix(tier, engine)
-    return {"type": "obj", "prefix": prefix, "store_config": objects.address(spec.obj)}, objects.credentials(
-        tier, engine
-    )
+    return {"type": "obj", "prefix": prefix, "store_config": objects.address(spec.obj)}, objects.credentials(tier)
 
 
 def _mixed_up(engine: Engine) -> Refusal | None:
@@ -157,11 +155,11 @@ def _named_alike(engine: Engine) -> Refusal | None:
     """Say why an engine's objects could be taken for another's: SGLang names them by tokens, model and rank alone."""
     model = engine.line.value(*engine.kind.model)
     served = engine.line.value("--served-model-name")
-    if (engine.identity.plain or engine.identity.vouched) and served in (None, model):
+    if engine.identity.vouched and served in (None, model):
         return None
-    own = engine.identity.beside or "has another --served-model-name"
     return Refusal(
         "IdentityNotShared",
-        f"SGLang names objects by the model string alone, and this one {own}; set kvCache.identity if in this bucket "
-        "the string means this one thing, and remove --served-model-name, or choose a tier with nixl.storage.fs",
+        "SGLang names objects by the model string alone, without its version; set kvCache.identity if in this bucket "
+        "the string means this one thing for engines of one version, without --served-model-name, or choose a tier with "
+        "nixl.storage.fs",
     )
