@@ -209,7 +209,7 @@ def _workload_alerts(plan: Plan) -> Iterator[Alert]:
                 # While agents are being replaced, one or another is always away.
                 rolling = f"changes(kube_daemonset_status_updated_number_scheduled{of}[15m])"
                 expr = f"kube_daemonset_status_number_unavailable{of} > 0 and {rolling} == 0"
-                yield Alert("KVOffloadAgentDown", expr, "An agent is away: engines of its node run without it")
+                yield Alert("KVOffloadAgentDown", expr, "An agent is away, and with it what it does for its node")
             case "Deployment":
                 expr = f"kube_deployment_status_replicas_unavailable{of} > 0"
                 yield Alert("KVOffloadControlPlaneDown", expr, f"A pod of Deployment {metadata['name']} is away")

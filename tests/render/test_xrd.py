@@ -153,8 +153,8 @@ RULES = [
     ),
     Rule(
         TIER,
-        "spec.nixl cannot be removed, since attached engines use what it runs: create another tier and point deployments "
-        "to it.",
+        "spec.nixl cannot be removed, since attached engines use what it runs: create another tier and point "
+        "deployments to it.",
         before=OVER_NIXL,
         good=OVER_NIXL,
         bad=HICACHE,

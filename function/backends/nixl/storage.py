@@ -160,6 +160,6 @@ def _named_alike(engine: Engine) -> Refusal | None:
     return Refusal(
         "IdentityNotShared",
         "SGLang names objects by the model string alone, without its version; set kvCache.identity if in this bucket "
-        "the string means this one thing for engines of one version, without --served-model-name, or choose a tier with "
-        "nixl.storage.fs",
+        "the string means this one thing for engines of one version, without --served-model-name, or choose a tier "
+        "with nixl.storage.fs",
     )
