@@ -61,7 +61,7 @@ def mooncake() -> None:
 
 
 @pytest.fixture(scope="session")
-def etcd(mooncake: None) -> None:
+def etcd() -> None:
     """What members of an etcd are started with."""
     need("etcd", "etcdctl", "wget")
 
