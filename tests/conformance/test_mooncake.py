@@ -156,7 +156,7 @@ def test_a_disk_holds_what_memory_does_not(run: Make) -> None:
     keys, size = [f"key-{i}" for i in range(1200)], 1024**2
     folder = machine.volume(AGENT, "disk") / "kv"
     try:
-        assert len(machine.engine(put=keys, size=size, seconds=30)["put"]) == len(keys)
+        assert len(machine.engine(put=keys, size=size, seconds=120)["put"]) == len(keys)
         assert sum(file.stat().st_size for file in folder.rglob("*")) > 400 * size
         got = machine.engine(get=keys, size=size)["got"]
         # Only 1024 fit in memory, of which 30 % are kept free; what was evicted before it was written is lost.
