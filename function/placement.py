@@ -37,6 +37,15 @@ def placed(placement: Placement) -> Placed:
     }
 
 
+def agents(placement: Placement) -> kube.Manifest:
+    """Write where an agent's pod may run; a field that says nothing is empty."""
+    return {
+        "nodeSelector": placement.node_selector,
+        "affinity": affinity(node_terms(placement)),
+        "tolerations": [t.manifest() for t in placement.tolerations],
+    }
+
+
 def affinity(terms: Sequence[kube.Manifest]) -> kube.Manifest:
     """Write nodeSelectorTerms as a pod's affinity; empty for none."""
     if not terms:

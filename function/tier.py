@@ -23,6 +23,7 @@ from function.backends.base import (
     Site,
     Tier,
 )
+from function.backends.hicache import STORING
 from function.cluster import MODELPLANE
 from function.cluster import View as ClusterView
 from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
@@ -37,7 +38,6 @@ AGENTS_READY = "AgentsReady"
 ROLLED_OUT = "RolledOut"
 
 L3 = "l3"
-L3_BACKENDS = ("Mooncake", "Nixl")
 
 # Warnings: True is what somebody should look at.
 HOST_NETWORK = "HostNetworkUnprotected"
@@ -141,8 +141,8 @@ def _mismatch(tier: Tier, behind: Tier) -> tuple[str, str] | None:
     cluster, namespace = tier.spec.inference_cluster_ref.name, tier.spec.target_namespace
     if behind.spec.nixl and behind.spec.nixl.p2p:
         return "L3NotSupported", "has nixl.p2p, which stores nothing"
-    if behind.spec.backend not in L3_BACKENDS:
-        allowed = " or ".join(L3_BACKENDS)
+    if behind.spec.backend not in STORING:
+        allowed = " or ".join(STORING)
         return "L3NotSupported", f"is of backend {behind.spec.backend}, and behind HiCache stands {allowed}"
     if behind.spec.inference_cluster_ref.name != cluster:
         there = behind.spec.inference_cluster_ref.name

@@ -34,6 +34,10 @@ METRICS_PORT_NAME = "metrics"
 # One of this name is for its node's kubelet alone, which no NetworkPolicy holds back.
 HEALTH_PORT_NAME = "health"
 
+# Where engines find their tier's ConfigMap.
+CONFIG_DIR = "/etc/kv-offload"
+CONNECTOR_MOUNT: kube.Manifest = {"name": "kv-offload", "mountPath": CONFIG_DIR, "readOnly": True}
+
 # What the restricted Pod Security level asks of a container, and of its pod.
 CONFINED: Mapping[str, Any] = {
     "allowPrivilegeEscalation": False,
@@ -172,6 +176,16 @@ def spread(tier: Tier, component: str) -> kube.Manifest:
     }
 
 
+def connector_volume(tier: Tier) -> kube.Manifest:
+    """Write the volume of the ConfigMap that engines mount at CONFIG_DIR; not optional: the pod waits for its tier."""
+    return {"name": "kv-offload", "configMap": {"name": tier.instance}}
+
+
+def connector_hash(settings: object) -> dict[str, str]:
+    """Write the annotation that restarts engines: a ConfigMap or a Secret that changes does not."""
+    return {f"{kube.DOMAIN}/connector-hash": kube.digest(settings)[:12]}
+
+
 def daemon_set(
     tier: Tier, template: kube.Manifest, *, after: str = "", loses: str = "", min_ready_seconds: int = 15
 ) -> Part:
@@ -196,6 +210,53 @@ def daemon_set(
     return Part(
         "agents", manifest, ready=DAEMONSET_READY + (DAEMONSET_ROLLED if rolling else ""), after=after, loses=loses
     )
+
+
+def stateful_set(
+    tier: Tier,
+    component: str,
+    template: kube.Manifest,
+    *,
+    replicas: int,
+    volume: Volume | None,
+    lost: str,
+    after: str = "",
+) -> Part:
+    """Plan a store of the control plane around a pod template; each pod has its `volume`, named data, if there is one.
+
+    `lost` says what is gone when it restarts without a volume, `after` names a part without which a change would only
+    take down what runs.
+    """
+    spec = kube.prune(
+        {
+            "replicas": replicas,
+            "serviceName": tier.named(component),
+            # Members may be ready only together, and a pod that never became ready has to be replaced by one that does.
+            "podManagementPolicy": "Parallel",
+            "selector": {"matchLabels": tier.selector(component)},
+            # What they hold is worth nothing once the tier is gone.
+            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete", "whenScaled": "Retain"}
+            if volume
+            else None,
+            "template": template,
+            "volumeClaimTemplates": [claim("data", volume)] if volume else [],
+        }
+    )
+    metadata = tier.metadata(component, component)
+    manifest = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": metadata, "spec": spec}
+    return Part(component, manifest, ready=STATEFULSET_READY, after=after, loses="" if volume else lost)
+
+
+def secret(tier: Tier, part: str, data: Mapping[str, str], version: str, name: str = "") -> Part:
+    """Plan the one copy of a Secret, `data` in base64. `version` stands for its bytes, whose hash is never told."""
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": tier.metadata(name=name),
+        "type": "Opaque",
+        "data": dict(data),
+    }
+    return Part(part, manifest, version=version)
 
 
 def ephemeral_disk(storage_class: str | None, size: str) -> kube.Manifest:

@@ -87,29 +87,9 @@ def _hosts(tier: Tier, provision: EtcdProvision) -> list[str]:
 
 def _members(tier: Tier, provision: EtcdProvision) -> Part:
     volume = None if provision.ephemeral else provision.volume or Volume()
-    spec = kube.prune(
-        {
-            "replicas": provision.replicas,
-            "serviceName": tier.named(COMPONENT),
-            # They are ready only together.
-            "podManagementPolicy": "Parallel",
-            "selector": {"matchLabels": tier.selector(COMPONENT)},
-            # What the masters hold in it is worth nothing once the tier is gone.
-            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete", "whenScaled": "Retain"}
-            if volume
-            else None,
-            "template": _template(tier, provision),
-            "volumeClaimTemplates": [workloads.claim("data", volume)] if volume else [],
-        }
-    )
-    manifest = {
-        "apiVersion": "apps/v1",
-        "kind": "StatefulSet",
-        "metadata": tier.metadata(COMPONENT, COMPONENT),
-        "spec": spec,
-    }
-    lost = "" if volume else "and what its members hold is gone"
-    return Part(COMPONENT, manifest, ready=workloads.STATEFULSET_READY, loses=lost)
+    template = _template(tier, provision)
+    lost = "and what its members hold is gone"
+    return workloads.stateful_set(tier, COMPONENT, template, replicas=provision.replicas, volume=volume, lost=lost)
 
 
 def _template(tier: Tier, provision: EtcdProvision) -> kube.Manifest:

@@ -128,30 +128,10 @@ def _conf(provision: Provision) -> str:
 
 
 def _server(tier: Tier, provision: Provision, version: str) -> Part:
-    volume = provision.persistence
-    spec = kube.prune(
-        {
-            "replicas": 1,
-            "serviceName": tier.named(COMPONENT),
-            # Or a pod that never became ready would not be replaced by one that does.
-            "podManagementPolicy": "Parallel",
-            "selector": {"matchLabels": tier.selector(COMPONENT)},
-            # What it saved is worth nothing once the tier is gone.
-            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete", "whenScaled": "Retain"}
-            if volume
-            else None,
-            "template": _template(tier, provision, version),
-            "volumeClaimTemplates": [workloads.claim("data", volume)] if volume else [],
-        }
+    template, lost = _template(tier, provision, version), "and what it holds is gone"
+    return workloads.stateful_set(
+        tier, COMPONENT, template, replicas=1, volume=provision.persistence, lost=lost, after=CREDENTIALS
     )
-    manifest = {
-        "apiVersion": "apps/v1",
-        "kind": "StatefulSet",
-        "metadata": tier.metadata(COMPONENT, COMPONENT),
-        "spec": spec,
-    }
-    lost = "" if volume else "and what it holds is gone"
-    return Part(COMPONENT, manifest, ready=workloads.STATEFULSET_READY, after=CREDENTIALS, loses=lost)
 
 
 def _template(tier: Tier, provision: Provision, version: str) -> kube.Manifest:

@@ -8,7 +8,6 @@ from function.backends.lmcache import volumes
 SERVER_PORT = 5555
 HEARTBEAT_SECONDS = 10
 YAML_KEY = "lmcache.yaml"
-CONFIG_DIR = "/etc/kv-offload"
 MULTIPROCESS = "LMCacheMPConnector"
 IN_PROCESS = "LMCacheConnectorV1"
 

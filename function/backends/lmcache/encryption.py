@@ -2,7 +2,7 @@
 
 import base64
 
-from function import kube
+from function import kube, workloads
 from function.backends.base import Credential, CredentialError, Part, Tier, given
 
 PART = "encryption"
@@ -33,14 +33,7 @@ def secret(tier: Tier, credential: Credential) -> Part:
             f"key {ref.key!r} of {where} holds fewer than {_LEAST_BYTES} bytes; put random ones there, as "
             f"`openssl rand {_LEAST_BYTES}` gives",
         )
-    manifest = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": tier.metadata(name=PART),
-        "type": "Opaque",
-        "data": {_FILE: key},
-    }
-    return Part(PART, manifest, version=_version(tier, credential))
+    return workloads.secret(tier, PART, {_FILE: key}, _version(tier, credential), name=PART)
 
 
 def serde(tier: Tier) -> kube.Manifest:

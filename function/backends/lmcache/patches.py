@@ -5,8 +5,6 @@ from function.backends.base import EnginePatch, Notice, Site, Tier, given
 from function.backends.lmcache import connector, redis, volumes
 from function.engines import Engine, versions
 
-_CONFIG_MOUNT: kube.Manifest = {"name": "kv-offload", "mountPath": connector.CONFIG_DIR, "readOnly": True}
-
 
 def multiprocess(tier: Tier, engine: Engine, support: versions.VLLM) -> EnginePatch:
     """Attach an engine to its node's agent."""
@@ -20,11 +18,11 @@ def multiprocess(tier: Tier, engine: Engine, support: versions.VLLM) -> EnginePa
         library_since=versions.LMCACHE_MULTIPROCESS,
         env=[{"name": "LMCACHE_TRACK_USAGE", "value": "false"}],
         args=["--kv-transfer-config", kube.compact(config)],
-        mounts=[_CONFIG_MOUNT, *([volumes.SHM_MOUNT] if shared else [])],
-        volumes=[_config_volume(tier), *([volumes.SHM_VOLUME] if shared else [])],
+        mounts=[workloads.CONNECTOR_MOUNT, *([volumes.SHM_MOUNT] if shared else [])],
+        volumes=[workloads.connector_volume(tier), *([volumes.SHM_VOLUME] if shared else [])],
         labels={kube.LABEL_TIER: tier.instance},
         # An engine learns its agent's chunk size at start.
-        annotations=_connector_hash([config, given(tier.spec.lmcache).chunk_size]),
+        annotations=workloads.connector_hash([config, given(tier.spec.lmcache).chunk_size]),
         **placement.placed(tier.spec.placement),
         notices=_image_notices(engine, versions.LMCACHE_MULTIPROCESS),
     )
@@ -36,7 +34,7 @@ def in_process(tier: Tier, site: Site, engine: Engine, support: versions.VLLM, *
     oldest = engine.lmcache or support.oldest_lmcache
     settings = connector.yaml(tier, site)
     env, notices = redis.remote_env(tier, engine, oldest)
-    disks, mounts = [_config_volume(tier)], [_CONFIG_MOUNT]
+    disks, mounts = [workloads.connector_volume(tier)], [workloads.CONNECTOR_MOUNT]
     if whole_tier and spec.disk_tier:
         _, gpus = connector.rank_gib(tier, site)
         share = sizing.quantity(spec.disk_tier.size_per_node) * min(engine.ranks, gpus) / gpus
@@ -51,7 +49,7 @@ def in_process(tier: Tier, site: Site, engine: Engine, support: versions.VLLM, *
         library_since=min(oldest, versions.LMCACHE_RESP),
         guards=redis.LEAKS if any(e["name"] == "LMCACHE_LOG_LEVEL" for e in env) else (),
         env=[
-            {"name": "LMCACHE_CONFIG_FILE", "value": f"{connector.CONFIG_DIR}/{connector.YAML_KEY}"},
+            {"name": "LMCACHE_CONFIG_FILE", "value": f"{workloads.CONFIG_DIR}/{connector.YAML_KEY}"},
             *experimental,
             # Not only politeness: from 0.4.5 on, usage reports hold the Redis URL, password and all.
             {"name": "LMCACHE_TRACK_USAGE", "value": "false"},
@@ -65,7 +63,7 @@ def in_process(tier: Tier, site: Site, engine: Engine, support: versions.VLLM, *
         labels={kube.LABEL_TIER: tier.instance},
         **placement.placed(tier.spec.placement),
         # A ConfigMap or a Secret that changes restarts nothing; another setting or Redis has to.
-        annotations=_connector_hash([settings, *redis.restarts(tier)]),
+        annotations=workloads.connector_hash([settings, *redis.restarts(tier)]),
         notices=[*_image_notices(engine, oldest), *notices],
     )
 
@@ -81,12 +79,3 @@ def _image_notices(engine: Engine, needed: versions.Version) -> list[Notice]:
             "without it the engine fails at start. lmcache/vllm-openai images hold it",
         )
     ]
-
-
-def _connector_hash(settings: object) -> dict[str, str]:
-    return {f"{kube.DOMAIN}/connector-hash": kube.digest(settings)[:12]}
-
-
-def _config_volume(tier: Tier) -> kube.Manifest:
-    # Not optional: the pod waits for its tier.
-    return {"name": "kv-offload", "configMap": {"name": tier.instance}}

@@ -4,7 +4,7 @@ import base64
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
-from function import kube
+from function import kube, workloads
 from function.api.tier import SecretRef
 from function.backends.base import CREDENTIALS, Credential, CredentialError, Notice, Part, Tier, given
 from function.engines import Engine, versions
@@ -89,15 +89,8 @@ def secret(tier: Tier, credential: Credential) -> Part:
         source = valkey.rules_version()
     username, password = (_decode(data.get(key, "")) for key in (valkey.USERNAME_KEY, valkey.PASSWORD_KEY))
     data[URL_KEY] = _encode(_url_with(to, username, password))
-    manifest = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": tier.metadata(),
-        "type": "Opaque",
-        "data": data,
-    }
     # The bytes stay out of the part's hash; what else goes into them does not.
-    return Part(CREDENTIALS, manifest, version=f"{credential.version} {source} {to.url()}")
+    return workloads.secret(tier, CREDENTIALS, data, f"{credential.version} {source} {to.url()}")
 
 
 def _copied(tier: Tier, ref: SecretRef, credential: Credential) -> dict[str, str]:

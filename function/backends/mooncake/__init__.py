@@ -116,11 +116,4 @@ def _authority(tier: Tier, credential: Credential) -> Part:
         text = b""
     if b"BEGIN CERTIFICATE" not in text:
         raise CredentialError("NotACertificate", f"key {ref.key!r} of Secret {tier.namespace}/{ref.name} holds no PEM")
-    manifest = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": tier.metadata(),
-        "type": "Opaque",
-        "data": {cluster.CA_KEY: found},
-    }
-    return Part(CREDENTIALS, manifest, version=f"{credential.version} {ref.key}")
+    return workloads.secret(tier, CREDENTIALS, {cluster.CA_KEY: found}, f"{credential.version} {ref.key}")

@@ -102,9 +102,7 @@ def _template(tier: Tier) -> kube.Manifest:
             if root
             else workloads.confined_pod(_USER),
             **({"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"} if nics.host_network else {}),
-            "nodeSelector": wanted.node_selector,
-            "affinity": placement.affinity(placement.node_terms(wanted)),
-            "tolerations": [t.manifest() for t in wanted.tolerations],
+            **placement.agents(wanted),
             "resourceClaims": list(nics.claims),
             "containers": [container],
             "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}, *volumes, *disks],

@@ -8,11 +8,8 @@ from function.engines import Engine, identity, versions
 
 CONNECTOR = "MooncakeStoreConnector"
 CONFIG_KEY = "mooncake.json"
-CONFIG_DIR = "/etc/kv-offload"
 # For what is not written straight from and to GPU memory, per rank; vLLM would take 4 GiB.
 _LOCAL_BUFFER_BYTES = 128 * 1024**2
-
-_CONFIG_MOUNT: kube.Manifest = {"name": "kv-offload", "mountPath": CONFIG_DIR, "readOnly": True}
 
 
 def config_map(tier: Tier) -> Part:
@@ -66,7 +63,7 @@ def vllm(tier: Tier, engine: Engine) -> EnginePatch | Refusal:
         identity=engine.keyspace,
         since=versions.VLLM_CACHE_PREFIX if prefixed else versions.VLLM_MOONCAKE,
         env=[
-            {"name": "MOONCAKE_CONFIG_PATH", "value": f"{CONFIG_DIR}/{CONFIG_KEY}"},
+            {"name": "MOONCAKE_CONFIG_PATH", "value": f"{workloads.CONFIG_DIR}/{CONFIG_KEY}"},
             # Seeds the first hash of every prefix chain: without it no engine finds another one's keys, and before the
             # prefix it alone keeps keyspaces apart.
             {"name": "PYTHONHASHSEED", "value": identity.seed(engine.keyspace)},
@@ -78,10 +75,10 @@ def vllm(tier: Tier, engine: Engine) -> EnginePatch | Refusal:
         claims=nics.claims,
         capabilities=nics.capabilities,
         host_network=nics.host_network,
-        mounts=[_CONFIG_MOUNT, *mounts],
-        volumes=[_config_volume(tier), *volumes],
+        mounts=[workloads.CONNECTOR_MOUNT, *mounts],
+        volumes=[workloads.connector_volume(tier), *volumes],
         labels=workloads.engines(tier),
-        annotations=_connector_hash(tier),
+        annotations=workloads.connector_hash(config_map(tier).manifest["data"]),
         **placement.placed(tier.spec.placement),
         notices=_notices(engine),
     )
@@ -100,13 +97,13 @@ def store(tier: Tier, engine: Engine) -> hierarchy.Store:
             # A pure client.
             {"name": "MOONCAKE_GLOBAL_SEGMENT_SIZE", "value": "0"},
         ],
-        mounts=[_CONFIG_MOUNT, *mounts],
-        volumes=[_config_volume(tier), *volumes],
+        mounts=[workloads.CONNECTOR_MOUNT, *mounts],
+        volumes=[workloads.connector_volume(tier), *volumes],
         resources=nics.resources,
         claims=nics.claims,
         capabilities=nics.capabilities,
         host_network=nics.host_network,
-        annotations=_connector_hash(tier),
+        annotations=workloads.connector_hash(config_map(tier).manifest["data"]),
         notices=_notices(engine),
     )
 
@@ -120,13 +117,3 @@ def _notices(engine: Engine) -> list[Notice]:
             "CUDA, is not known; without it the engine fails at start",
         )
     ]
-
-
-def _connector_hash(tier: Tier) -> dict[str, str]:
-    # A ConfigMap that changes restarts nothing; another master or transport has to.
-    return {f"{kube.DOMAIN}/connector-hash": kube.digest(config_map(tier).manifest["data"])[:12]}
-
-
-def _config_volume(tier: Tier) -> kube.Manifest:
-    # Not optional: the pod waits for its tier.
-    return {"name": "kv-offload", "configMap": {"name": tier.instance}}

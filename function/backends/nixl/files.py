@@ -105,9 +105,7 @@ def _template(tier: Tier, store: FileStore) -> kube.Manifest:
         {
             **workloads.pod_basics(tier),
             "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
-            "nodeSelector": wanted.node_selector,
-            "affinity": placement.affinity(placement.node_terms(wanted)),
-            "tolerations": [t.manifest() for t in wanted.tolerations],
+            **placement.agents(wanted),
             "containers": [container],
             "volumes": volumes(store),
         }

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from function import kube
+from function import kube, workloads
 from function.api.tier import ObjectSecretRef, ObjectStore
 from function.backends.base import CREDENTIALS, Credential, CredentialError, Notice, Part, Tier, given
 from function.engines import Engine
@@ -29,15 +29,8 @@ def secret(tier: Tier, credential: Credential) -> Part:
         if not credential.data.get(users):
             raise CredentialError("KeyMissing", f"Secret {tier.namespace}/{ref.name} has no key {users!r}")
         data[key] = credential.data[users]
-    manifest = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": tier.metadata(),
-        "type": "Opaque",
-        "data": data,
-    }
     version = f"{credential.version} {ref.access_key_id_key} {ref.secret_access_key_key}"
-    return Part(CREDENTIALS, manifest, version=version)
+    return workloads.secret(tier, CREDENTIALS, data, version)
 
 
 def credentials(tier: Tier) -> list[kube.Manifest]:
