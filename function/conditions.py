@@ -41,6 +41,10 @@ class Conditions:
             raise KeyError(type_)
         self._conditions[type_] = Condition(status, reason, message, warn)
 
+    def put(self, type_: str, condition: Condition) -> None:
+        """Set a condition that is made already; KeyError for a type that is not in the vocabulary."""
+        self.set(type_, condition.status, condition.reason, condition.message, warn=condition.warn)
+
     def is_true(self, type_: str) -> bool:
         """Whether a condition is True."""
         return self._conditions[type_].status == TRUE

@@ -1,41 +1,32 @@
 """Composes a standalone ModelDeployment: resolve -> engine -> attach -> deliver -> report."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
-from function import api, attach, backends, kube, resolve, status, tier, workloads
+from function import api, attach, attachment, kube, resolve, status, tier, workloads
 from function.api.deployment import DeploymentSpec, TierRef
-from function.backends.base import EnginePatch, Invalid, Part, Refusal, Site, Tier
+from function.attachment import ROLE_UNUSED, TIER_ATTACHED, USER_OVERRIDES, WARNINGS, Attachment, Consumer
+from function.backends.base import EnginePatch, Part, Site, Tier
 from function.cluster import MODELPLANE
 from function.cluster import View as ClusterView
 from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
 from function.delivery import Delivered, Delivery
 from function.engines import Engine, pod
-from function.engines.args import CommandLine, names
-from function.tier import CREDENTIALS_RESOLVED, Unavailable
+from function.engines.args import CommandLine
+from function.tier import Unavailable
 
 ACCEPTED = "Accepted"
 CLUSTER_REACHABLE = "ClusterReachable"
-TIER_ATTACHED = "TierAttached"
 ENGINE_READY = "EngineReady"
 ROLLED_OUT = "RolledOut"
-# Warnings: True is what somebody should look at.
-TIER_UNUSED = "TierUnusedByEngine"
-IMAGE_UNVERIFIED = "EngineImageUnverified"
-USER_OVERRIDES = "UserOverrides"
-MULTIPROCESS_FORCED = "MultiprocessForced"
-REMOTE_NOT_ATTACHED = "RemoteNotAttached"
-ROLE_UNUSED = "RoleUnused"
 
 _STATES = (ACCEPTED, CLUSTER_REACHABLE, TIER_ATTACHED, ENGINE_READY, ROLLED_OUT)
-_WARNINGS = (TIER_UNUSED, IMAGE_UNVERIFIED, USER_OVERRIDES, MULTIPROCESS_FORCED, REMOTE_NOT_ATTACHED, ROLE_UNUSED)
 VOCABULARY: Mapping[str, Condition] = {
     **dict.fromkeys(_STATES, Condition(UNKNOWN, "Waiting", "Not known before the conditions above are True")),
-    **dict.fromkeys(_WARNINGS, Condition(FALSE, "Nothing", "Nothing to warn of")),
+    **dict.fromkeys(WARNINGS, Condition(FALSE, "Nothing", "Nothing to warn of")),
 }
 
 ENGINE = "engine"
@@ -46,14 +37,6 @@ DEFAULT_NAMESPACE = "default"
 def compose(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse) -> None:
     """Compose a ModelDeployment; see Composer."""
     Composer(req, rsp).compose()
-
-
-@dataclass(frozen=True)
-class Attachment:
-    """What becomes of the tierRef: a patch, or none; with `hold` nothing is delivered, and what runs stays as it is."""
-
-    patch: EnginePatch | None = None
-    hold: bool = False
 
 
 class Composer:
@@ -112,11 +95,11 @@ class Composer:
         verdict, reason, message = cluster.verdict(self.delivery.provider_config)
         self.conditions.set(CLUSTER_REACHABLE, verdict, reason, message, warn=cluster.resolved and verdict == FALSE)
         engine, line = pod.read(spec.engine, namespace=self.namespace, name=self.name)
-        attachment = self.attach(spec, found, cluster, engine, line)
-        self.patch = attachment.patch
+        decision = self.attach(spec, found, cluster, engine)
+        self.patch = decision.patch
         self.warn_of_notices()
         provider_config = self.delivery.provider_config or cluster.provider_config
-        if attachment.hold or not provider_config:
+        if decision.hold or not provider_config:
             return
         self.deliver(spec, line, cluster, provider_config)
         self.check_cluster(spec, cluster)
@@ -160,87 +143,30 @@ class Composer:
     # --- attach -----------------------------------------------------------------------------------------------
 
     def attach(
-        self,
-        spec: DeploymentSpec,
-        found: Tier | Unavailable | None,
-        cluster: ClusterView,
-        engine: Engine,
-        line: CommandLine,
+        self, spec: DeploymentSpec, found: Tier | Unavailable | None, cluster: ClusterView, engine: Engine
+    ) -> Attachment:
+        """Decide what attaches the engine, and say so."""
+        decision = self.decide(spec, found, cluster, engine)
+        why = decision.condition
+        self.conditions.set(TIER_ATTACHED, why.status, why.reason, why.message, warn=why.warn)
+        if unused := attachment.role_unused(engine, decision.patch):
+            self.conditions.put(ROLE_UNUSED, unused)
+        return decision
+
+    def decide(
+        self, spec: DeploymentSpec, found: Tier | Unavailable | None, cluster: ClusterView, engine: Engine
     ) -> Attachment:
         """Decide what attaches the engine, from what was asked for, what is known, and what was attached before."""
         if spec.engine.kv_cache is None or found is None:
-            self.conditions.set(TIER_ATTACHED, FALSE, "NotRequested", "engine.kvCache names no tier")
-            return Attachment()
-        if isinstance(found, Unavailable) and found.waiting:
-            # Crossplane will call again; nothing may be fatal or change until then.
-            return self.wait(found)
-        if own := line.flags(*engine.kind.own_wiring):
-            # Respected: the engine starts with it, and without the tier.
-            message = f"engine.args set {names(own)}, which stays as it is; remove it to have the tier attached"
-            self.conditions.set(TIER_ATTACHED, FALSE, "UserConfigured", message, warn=True)
-            return Attachment()
-        if hidden := self.hidden(line):
-            return self.unreadable(hidden, engine)
+            return attachment.NOT_REQUESTED
         if isinstance(found, Tier):
             found = self.same_place(found, cluster)
-        decision = self.decide(found, cluster, engine)
-        if isinstance(decision, EnginePatch) and isinstance(found, Tier):
-            message = f"By {decision.connector} to KVOffloadTier {decision.tier}"
-            there = self.req.required_resources["tier"].items[0].resource
-            credentials, _, lacks = kube.condition(there, CREDENTIALS_RESOLVED)
-            if credentials == FALSE:
-                message += f"; its pods may wait for the tier's Secret: {lacks}"
-            self.conditions.set(TIER_ATTACHED, TRUE, "Attached", message)
-            if engine.role and decision.role is None:
-                message = (
-                    f"engine.kvCache.role (is {engine.role}) is for tiers with nixl.p2p; this tier has no use for it"
-                )
-                self.conditions.set(ROLE_UNUSED, TRUE, "NotPeerToPeer", message, warn=True)
-            return Attachment(decision)
-        assert not isinstance(decision, EnginePatch)
-        return self.unattached(spec, engine, decision)
-
-    def decide(
-        self, found: Tier | Unavailable, cluster: ClusterView, engine: Engine
-    ) -> EnginePatch | Refusal | Unavailable:
-        """Ask the tier's backend, where the tier and what stands behind it can be used."""
-        if isinstance(found, Unavailable):
-            return found
-        if isinstance(self.behind, Unavailable):
-            return self.behind
-        try:
-            return backends.of(found.spec).attach(found, Site(cluster.gpus_per_node, self.behind), engine)
-        except Invalid as e:
-            waiting = cluster.found.state is resolve.State.UNRESOLVED
-            return Unavailable("TierInvalid", f"KVOffloadTier {found.ref} cannot be used: {e}", waiting)
-
-    def wait(self, why: Unavailable) -> Attachment:
-        """Leave everything as it is until Crossplane has looked up what is required."""
-        self.conditions.set(TIER_ATTACHED, UNKNOWN, why.reason, why.message)
-        return Attachment(hold=True)
-
-    def hidden(self, line: CommandLine) -> Refusal | None:
-        """Say what hides the engine's flags, and with them what it computes and how it is wired."""
-        if line.hidden:
-            return Refusal(
-                "CommandHidesArgs",
-                "engine.command or args hide the engine's flags behind a shell or a variable; put them as they are "
-                "into engine.args to have the tier attached",
-            )
-        if line.flags("--config"):
-            return Refusal(
-                "ConfigHidesArgs",
-                "engine.args name a --config file, which hides the engine's flags; put them into engine.args to have "
-                "the tier attached",
-            )
-        return None
-
-    def unreadable(self, why: Refusal, engine: Engine) -> Attachment:
-        """Respect a command that cannot be read: the engine starts with it, unless it runs attached."""
-        if latched := self.latched():
-            return self.keep(latched, why, engine)
-        self.conditions.set(TIER_ATTACHED, FALSE, why.reason, why.message, warn=True)
-        return Attachment()
+        consumer = Consumer(engine, spec.engine.kv_cache.on_unavailable, self.delivery.observed(ENGINE, self.cluster))
+        site = Site(cluster.gpus_per_node, known=cluster.resolved)
+        decision = attachment.decide(consumer, found, site, self.behind)
+        if isinstance(found, Tier):
+            decision = attachment.lacking(decision, self.req.required_resources["tier"].items[0].resource)
+        return decision
 
     def same_place(self, found: Tier, cluster: ClusterView) -> Tier | Unavailable:
         """Check that the tier is where the engine runs: an engine never moves."""
@@ -259,47 +185,6 @@ class Composer:
             )
         return found
 
-    def unattached(self, spec: DeploymentSpec, engine: Engine, why: Refusal | Unavailable) -> Attachment:
-        """Keep what is attached; else wait or serve without, as the user chose."""
-        if isinstance(why, Unavailable) and why.waiting:
-            return self.wait(why)
-        if latched := self.latched():
-            return self.keep(latched, why, engine)
-        assert spec.engine.kv_cache is not None
-        runs = self.delivery.observed(ENGINE, self.cluster) is not None
-        wait = spec.engine.kv_cache.on_unavailable == "Wait" and not runs
-        if runs:
-            what = "the engine runs on without it"
-        elif wait:
-            # What refuses an engine as it is will not come to another mind.
-            held = "the engine waits for it" if isinstance(why, Unavailable) else "no engine is started"
-            what = f"{held} (kvCache.onUnavailable is Wait; ServeWithout would start it without the tier)"
-        else:
-            what = "the engine starts without it (kvCache.onUnavailable is ServeWithout)"
-        self.conditions.set(TIER_ATTACHED, FALSE, why.reason, f"{why.message}; {what}", warn=True)
-        return Attachment(hold=wait)
-
-    def keep(self, latched: EnginePatch, why: Refusal | Unavailable, engine: Engine) -> Attachment:
-        """Keep what attached a running engine, as long as it is right for the engine that the spec now asks for."""
-        message = f"{why.message}; the engine keeps what attached it to KVOffloadTier {latched.tier}"
-        if latched.holds(engine):
-            self.conditions.set(TIER_ATTACHED, TRUE, why.reason, message, warn=True)
-            return Attachment(latched)
-        message += ". What was changed in it does not go with that, and waits; remove kvCache.tierRef to run without"
-        self.conditions.set(TIER_ATTACHED, TRUE, why.reason, message, warn=True)
-        return Attachment(latched, hold=True)
-
-    def latched(self) -> EnginePatch | None:
-        """Read back what attached the engine before; raises Malformed where somebody changed it."""
-        observed = self.delivery.observed(ENGINE, self.cluster)
-        text = kube.text(observed, "metadata", "annotations", kube.ANNOTATION_PATCH)
-        if not text:
-            return None
-        if kube.text(observed, "metadata", "annotations", f"{kube.ANNOTATION_PATCH}-hash") != kube.digest(text)[:12]:
-            name = kube.text(observed, "metadata", "name")
-            raise kube.Malformed(f"annotation {kube.ANNOTATION_PATCH} of Object {name} was changed; put it back")
-        return EnginePatch.from_json(text)
-
     def running_namespace(self, cluster: str) -> str:
         """The namespace that the engine runs in; empty before it does."""
         observed = self.delivery.observed(ENGINE, cluster)
@@ -312,15 +197,12 @@ class Composer:
         namespace = self.running_namespace(cluster.name) or self.namespace_there
         selector = {"app.kubernetes.io/instance": self.instance, "app.kubernetes.io/component": "engine"}
         template = pod.pod_template(spec.engine, line, selector | kube.MANAGED_BY)
-        annotations = {}
+        annotations: Mapping[str, str] = {}
         if self.patch:
             template, overridden = attach.apply(template, self.patch, pod.CONTAINER)
-            latch = self.patch.to_json()
-            annotations = {
-                kube.ANNOTATION_PATCH: latch,
-                f"{kube.ANNOTATION_PATCH}-hash": kube.digest(latch)[:12],
-            }
-            self.warn_of_overrides(overridden)
+            annotations = attachment.latch(self.patch)
+            if set_by_user := attachment.overrides(self.patch, overridden):
+                self.conditions.put(USER_OVERRIDES, set_by_user)
         metadata = {"name": self.instance, "namespace": namespace, "labels": selector | kube.MANAGED_BY}
         deployment = {
             "apiVersion": "apps/v1",
@@ -349,24 +231,6 @@ class Composer:
         """Say what an ML engineer should know about the attachment."""
         for notice in self.patch.notices if self.patch else ():
             self.conditions.set(notice.type, TRUE, notice.reason, notice.message, warn=True)
-
-    def warn_of_overrides(self, overridden: list[str]) -> None:
-        """Say which of the tier's variables the user has set, and what is then up to the user."""
-        if overridden:
-            seed = (
-                " Sharing, and keeping models apart, is now up to PYTHONHASHSEED as set."
-                if "PYTHONHASHSEED" in overridden
-                else ""
-            )
-            noticed = [f" {n.message}." for n in (self.patch.notices if self.patch else ()) if n.type == USER_OVERRIDES]
-            self.conditions.set(
-                USER_OVERRIDES,
-                TRUE,
-                "UserEnv",
-                f"engine.env sets {', '.join(overridden)}, which the tier would set otherwise; yours stays.{seed}"
-                + "".join(noticed),
-                warn=True,
-            )
 
     def check_cluster(self, spec: DeploymentSpec, cluster: ClusterView) -> None:
         """Say when the cluster does not take what we send, or is no longer the one that the spec names."""

@@ -69,10 +69,12 @@ class Site:
     """What a backend has to know of the inference cluster, and of the tier behind this one.
 
     `gpus_per_node` is the largest pool's, None if unknown. `l3` is the tier that `spec.hicache.l3.tierRef` names.
+    `known` is False while nobody has read the cluster yet.
     """
 
     gpus_per_node: int | None = None
     l3: Tier | None = None
+    known: bool = True
 
 
 @dataclass(frozen=True)
@@ -178,21 +180,24 @@ class Refusal:
 class EnginePatch:
     """What an attachment adds to an engine's pod; pure data, kept as JSON on the engine's Object.
 
-    `tier` and `connector` say to what and how. `identity`, `since` and `library_since` tell which engine: its
-    cache identity's hash or its keyspace, and the lowest versions of it and of its LMCache, or the like, that the rest
-    is written for. `guards` are variables that must not be the user's. `env`, `mounts`, `args`, `resources` (extended
-    ones, by name), `ports` and `capabilities` go into the engine's container, the rest into the pod. `claims` are a
-    pod's resourceClaims, which the container then uses. `affinity` holds nodeSelectorTerms. `role` is the engine's, if
-    the rest is written for it.
+    `tier` and `connector` say to what and how, and `basis` stands for everything that this was decided by. `identity`,
+    `since` and `library_since` tell which engine: its cache identity's hash or its keyspace, and the lowest versions of
+    it and of its LMCache, or the like, that the rest is written for. `guards` are variables that must not be the
+    user's. `kv_transfer` is vLLM's --kv-transfer-config, which goes beside the user's own. It, `env`, `mounts`, `args`,
+    `resources` (extended ones, by name), `ports` and `capabilities` go into the engine's container, the rest into the
+    pod. `claims` are a pod's resourceClaims, which the container then uses. `affinity` holds nodeSelectorTerms. `role`
+    is the engine's, if the rest is written for it.
     """
 
     tier: str
     connector: str
+    basis: str = ""
     identity: str = ""
     since: Sequence[int] = ()
     library_since: Sequence[int] = ()
     guards: Sequence[str] = ()
     role: str | None = None
+    kv_transfer: Mapping[str, Any] = field(default_factory=dict)
     env: Sequence[kube.Manifest] = ()
     args: Sequence[str] = ()
     resources: Mapping[str, str] = field(default_factory=dict)
@@ -211,7 +216,12 @@ class EnginePatch:
 
     def to_json(self) -> str:
         """Write the patch as the latch holds it."""
-        own = {**vars(self), "host_network": self.host_network or None, "notices": [vars(n) for n in self.notices]}
+        own = {
+            **vars(self),
+            "basis": self.basis or None,
+            "host_network": self.host_network or None,
+            "notices": [vars(n) for n in self.notices],
+        }
         return kube.compact(kube.prune(own))
 
     @classmethod

@@ -1,8 +1,10 @@
 """Engines: what a ModelDeployment runs, and what a backend may ask about it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from function import kube
+from function.engines import kv_transfer
 from function.engines.args import CommandLine
 from function.engines.identity import Identity
 from function.engines.kind import Kind
@@ -15,8 +17,9 @@ class Engine:
 
     `ranks` is TP x PP x DP, the processes in one pod. `support` is the version table's row, None for a version that is
     unknown or too old. `lmcache` is the LMCache in the image, None where unknown. `line` is its command line.
-    `role` is Prefill or Decode where the user has split the work. `settings` are its own variables, by name, that may
-    change how it lays KV out.
+    `role` is Prefill or Decode where the user has split the work. `env` are its own variables, None for a value that
+    is not in the spec, and `settings` those, by name, that may
+    change how it lays KV out. An engine of several `pods` has its `ranks` in each of them.
     """
 
     kind: Kind
@@ -27,10 +30,27 @@ class Engine:
     ranks: int
     dra: bool
     lmcache: Version | None
-    env_names: frozenset[str]
     line: CommandLine
     role: str | None = None
     settings: tuple[tuple[str, str | None], ...] = ()
+    env: Mapping[str, str | None] = field(default_factory=dict)
+    pods: int = 1
+
+    @property
+    def spans(self) -> bool:
+        """Whether the ranks of one replica are in several pods, and so on several nodes."""
+        return self.kind.spans(self.line, self.pods)
+
+    @property
+    def env_names(self) -> frozenset[str]:
+        """The names of its own variables."""
+        return frozenset(self.env)
+
+    @property
+    def facts(self) -> list[object]:
+        """Everything that a backend may decide by, as JSON can hold it."""
+        asked = [self.kind.name, self.image, self.version, self.identity.value, self.role]
+        return [*asked, self.line.written, dict(self.env), self.dra, self.ranks, self.pods]
 
     @property
     def keyspace(self) -> str:
@@ -39,5 +59,8 @@ class Engine:
         The version is part of it, since no engine promises that another version's pages look alike, and so are the
         engine's own variables, some of which choose the layout.
         """
-        layout = [self.kind.layout(self.line), self.version, *self.settings]
+        layout: list[object] = [self.kind.layout(self.line), self.version, *self.settings]
+        # A connector that moves KV between engines has it laid out by heads.
+        if self.kind.kv_transfer and (beside := kv_transfer.transports(kv_transfer.read(self.line.written))):
+            layout.append(beside)
         return kube.digest([self.identity.value, self.identity.lora, *layout])[:12]

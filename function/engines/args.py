@@ -12,7 +12,7 @@ REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_.-][A-Za-z0-9_.-]*)\)")
 VALUED = frozenset(
     {
         *("--api-key", "--admin-api-key", "--model", "--served-model-name", "--download-dir", "--host", "--port"),
-        "--root-path",
+        *("--root-path", "--node-rank", "--nnodes", "--master-addr", "--master-port", "--dist-init-addr"),
     }
 )
 SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh"})
@@ -45,6 +45,7 @@ class CommandLine:
             args: Its args.
             env: Its environment, which `$(NAME)` refers to; None for a value that is not in the spec.
         """
+        self.written = (*command, *args)
         command = [expand(word, env) for word in command]
         args = [expand(word, env) for word in args]
         self.words = (*command, *args)
@@ -89,7 +90,7 @@ class CommandLine:
 
     def flags(self, *names: str) -> list[Flag]:
         """Find flags by their full names, in any spelling: underscores, dotted (`--x.y`), or an argparse prefix."""
-        return [flag for flag in self._flags if any(_means(flag.name, name) for name in names)]
+        return [flag for flag in self._flags if any(means(flag.name, name) for name in names)]
 
     def value(self, *names: str) -> str | None:
         """Give the value of the last of the named flags, as argparse does; None where there is none."""
@@ -124,7 +125,8 @@ def expand(word: str, env: Mapping[str, str | None]) -> str:
     return REFERENCE.sub(value, word)
 
 
-def _means(given: str, name: str) -> bool:
+def means(given: str, name: str) -> bool:
+    """Tell whether a flag as it is given means the one of that full name: itself, dotted, or an argparse prefix."""
     base = given.split(".", 1)[0]
     if base == name:
         return True

@@ -78,7 +78,7 @@ def derive(
     if vouched:
         return Identity(kube.compact({"identity": vouched}), plain=False, vouched=True, lora=lora)
     model = line.value(*kind.model) or line.positional or ""
-    written = [(flag.name, flag.value) for flag in line.all if flag.name not in kind.harmless]
+    written = [(flag.name, flag.value) for flag in line.all if flag.name.partition(".")[0] not in kind.harmless]
     # The last value of an option is the one that counts, and order matters only where two names may mean one option.
     options = dict(written)
     source = {name: env[name] for name in kind.source_env if name in env}

@@ -1,6 +1,7 @@
 """A ModelDeployment's engine: what backends see of it, and the pod it runs in before any tier is attached."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from function import kube
 from function.api.deployment import Engine as EngineSpec
@@ -17,8 +18,56 @@ _STARTUP_SECONDS = 3600
 _PROBE_PERIOD = 10
 
 
+@dataclass(frozen=True)
+class Said:
+    """What a user says of an engine beside its container: its version, who vouches for what, its role, whose it is.
+
+    `owner` is what tells its model from another one at the same path. `pods` is how many it runs in.
+    """
+
+    owner: tuple[str, ...]
+    version: str | None = None
+    identity: str | None = None
+    role: str | None = None
+    pods: int = 1
+
+
+def view(kind: Kind, container: kube.Manifest, said: Said) -> Engine:
+    """See an engine as backends do.
+
+    Args:
+        kind: Which engine it is.
+        container: Its container, as it stands in a pod template.
+        said: What the user says of it beside that.
+    """
+    env: dict[str, str | None] = {}
+    for e in container.get("env", ()):
+        env[e["name"]] = None if "valueFrom" in e else expand(e.get("value") or "", env)
+    image = container.get("image", "")
+    line = CommandLine(container.get("command", ()), container.get("args", ()), env)
+    pods = max(said.pods, line.integer("--nnodes"))
+    version = versions.of_engine(said.version, image, kind.repository)
+    return Engine(
+        kind=kind,
+        image=image,
+        version=version,
+        support=kind.support(version) if version else None,
+        identity=identity.derive(kind, line, env, image=image, owner=said.owner, vouched=said.identity),
+        ranks=kind.ranks(line, pods),
+        dra=bool(container.get("resources", {}).get("claims")),
+        lmcache=versions.lmcache_of_image(image),
+        line=line,
+        role=said.role,
+        settings=tuple(
+            sorted((n, v) for n, v in env.items() if n.startswith(kind.prefix) and n not in kind.harmless_env)
+        ),
+        env=env,
+        pods=pods,
+    )
+
+
 def read(spec: EngineSpec, *, namespace: str, name: str) -> tuple[Engine, CommandLine]:
-    """Read an engine's spec.
+    """Read a ModelDeployment's engine.
 
     Args:
         spec: The engine as the user wrote it.
@@ -28,36 +77,22 @@ def read(spec: EngineSpec, *, namespace: str, name: str) -> tuple[Engine, Comman
     Returns:
         What backends see of it, and its command line.
     """
-    env: dict[str, str | None] = {}
-    for e in spec.env:
-        env[e.name] = expand(e.value or "", env) if e.value_from is None else None
-    kind = KINDS[spec.name]
-    line = CommandLine(spec.command, spec.args, env)
-    version = versions.of_engine(spec.version, spec.image, kind.repository)
-    engine = Engine(
-        kind=kind,
-        image=spec.image,
-        version=version,
-        support=kind.support(version) if version else None,
-        identity=identity.derive(
-            kind,
-            line,
-            env,
-            image=spec.image,
-            owner=(namespace, name),
-            vouched=spec.kv_cache.identity if spec.kv_cache else None,
-        ),
-        ranks=kind.ranks(line),
-        dra=bool(spec.resources and spec.resources.claims),
-        lmcache=versions.lmcache_of_image(spec.image),
-        env_names=frozenset(e.name for e in spec.env),
-        line=line,
-        role=spec.kv_cache.role if spec.kv_cache else None,
-        settings=tuple(
-            sorted((n, v) for n, v in env.items() if n.startswith(kind.prefix) and n not in kind.harmless_env)
-        ),
+    cache = spec.kv_cache
+    said = Said(
+        owner=(namespace, name),
+        version=spec.version,
+        identity=cache.identity if cache else None,
+        role=cache.role if cache else None,
     )
-    return engine, line
+    container = {
+        "image": spec.image,
+        "command": spec.command,
+        "args": spec.args,
+        "env": [e.manifest() for e in spec.env],
+        "resources": _resources(spec, 0),
+    }
+    engine = view(KINDS[spec.name], container, said)
+    return engine, engine.line
 
 
 def port(kind: Kind, line: CommandLine) -> int:
@@ -88,7 +123,7 @@ def pod_template(spec: EngineSpec, line: CommandLine, labels: dict[str, str]) ->
             "args": [*spec.args, *(word for word in kind.listen if not line.flags(word.partition("=")[0]))],
             "env": [e.manifest() for e in spec.env],
             "ports": [{"name": PORT_NAME, "containerPort": port(kind, line)}],
-            "resources": _resources(spec, kind.ranks(line)),
+            "resources": _resources(spec, kind.ranks(line, 1)),
             "startupProbe": health
             | {"periodSeconds": _PROBE_PERIOD, "failureThreshold": _STARTUP_SECONDS // _PROBE_PERIOD},
             "readinessProbe": health | {"periodSeconds": _PROBE_PERIOD},

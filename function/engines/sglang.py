@@ -29,6 +29,7 @@ HARMLESS = frozenset(
         *("--cuda-graph-max-bs", "--cuda-graph-max-bs-decode", "--cuda-graph-max-bs-prefill", "--disable-cuda-graph"),
         *("--watchdog-timeout", "--chat-template", "--tool-call-parser", "--reasoning-parser", "--enable-cache-report"),
         *("--skip-server-warmup", "--show-time-cost", "--decode-log-interval", "--served-model-name", "--warmups"),
+        *("--nnodes", "--node-rank", "--dist-init-addr", "--nccl-init-addr"),
         *("--sleep-on-idle", "--grammar-backend", "--disable-overlap-schedule", "--ssl-keyfile", "--ssl-certfile"),
     }
 )
@@ -45,10 +46,18 @@ _CONTEXT_SWITCHES = (
 )
 
 
-def ranks(line: CommandLine) -> int:
-    """How many processes, and so GPUs, one pod runs: TP x PP, times DP where each replica has its own GPUs."""
+def ranks(line: CommandLine, pods: int = 1) -> int:
+    """How many processes, and so GPUs, one pod runs: TP x PP, times DP where each replica has its own GPUs.
+
+    Where the engine spans `pods`, each runs its part of them.
+    """
     data = 1 if line.flags("--enable-dp-attention") else line.integer(*_DATA)
-    return line.integer(*_TENSOR) * pipeline(line) * data
+    return max(1, line.integer(*_TENSOR) * pipeline(line) * data // pods)
+
+
+def spans(line: CommandLine, pods: int) -> bool:  # noqa: ARG001 (as every kind's)
+    """Whether the ranks of one replica are in several pods."""
+    return pods > 1
 
 
 def pipeline(line: CommandLine) -> int:
@@ -81,12 +90,15 @@ KIND = Kind(
     listen=("--host=0.0.0.0",),
     model=("--model-path", "--model"),
     own_wiring=OWN_WIRING,
+    kv_transfer=False,
+    program="sglang",
     harmless=HARMLESS,
     lora=("--enable-lora", "--lora-paths"),
     prefix="SGLANG_",
     harmless_env=frozenset({"SGLANG_API_KEY", "SGLANG_LOGGING_CONFIG_PATH", "SGLANG_HOST_IP"}),
     source_env=("SGLANG_USE_MODELSCOPE", "HF_ENDPOINT", "HF_HUB_OFFLINE"),
     ranks=ranks,
+    spans=spans,
     layout=layout,
     support=versions.sglang,
     oldest=versions.SGLANG_TABLE[0].since,

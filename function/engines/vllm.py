@@ -5,7 +5,7 @@ from function.engines.args import CommandLine
 from function.engines.kind import Kind
 
 # What a user may have wired by hand; a tier never adds a second one, or overwrites it.
-OWN_WIRING = ("--kv-transfer-config", "--kv-offloading-size", "--kv-offloading-backend")
+OWN_WIRING = ("--kv-offloading-size", "--kv-offloading-backend")
 
 # Options that change no KV: what every other option does is not ours to guess, so it makes another identity.
 # --max-model-len is none of them: models with LongRoPE rotate keys by it (vLLM phi3_long_rope_scaled_rope.py).
@@ -22,25 +22,38 @@ HARMLESS = frozenset(
         *("--enable-prefix-caching", "--no-enable-prefix-caching", "--enable-chunked-prefill"),
         *("--no-enable-chunked-prefill", "--chat-template", "--chat-template-content-format", "--response-role"),
         *("--enable-auto-tool-choice", "--tool-call-parser", "--reasoning-parser", "--generation-config"),
-        *("--override-generation-config", "--max-logprobs", "--limit-mm-per-prompt"),
+        *("--override-generation-config", "--max-logprobs", "--limit-mm-per-prompt", "--kv-transfer-config"),
+        *("--nnodes", "--node-rank", "--master-addr", "--master-port", "--headless", "--data-parallel-start-rank"),
+        *("--data-parallel-size-local", "-dpl", "--data-parallel-address", "--data-parallel-rpc-port"),
     }
 )
 
 
-def ranks(line: CommandLine) -> int:
-    """How many processes, and so GPUs, one pod runs: TP x PP x DP of its args, the DP that is local to it."""
-    return (
+_LOCAL = ("--data-parallel-size-local", "-dpl")
+
+
+def ranks(line: CommandLine, pods: int = 1) -> int:
+    """How many processes, and so GPUs, one pod runs: TP x PP x DP of its args, the DP that is local to it.
+
+    Where the engine spans `pods`, each runs its part of them.
+    """
+    every = (
         line.integer("--tensor-parallel-size", "-tp")
         * line.integer("--pipeline-parallel-size", "-pp")
         * line.integer("--prefill-context-parallel-size", "-pcp")
         * replicas(line)
     )
+    return max(1, every // pods) if spans(line, pods) else every
+
+
+def spans(line: CommandLine, pods: int) -> bool:
+    """Whether the ranks of one replica are in several pods; not where each has data-parallel replicas of its own."""
+    return pods > 1 and (line.integer("--nnodes") > 1 or not line.flags(*_LOCAL))
 
 
 def replicas(line: CommandLine) -> int:
     """How many data-parallel replicas one pod runs: those that are local to it."""
-    local = ("--data-parallel-size-local", "-dpl")
-    return line.integer(*(local if line.flags(*local) else ("--data-parallel-size", "-dp")))
+    return line.integer(*(_LOCAL if line.flags(*_LOCAL) else ("--data-parallel-size", "-dp")))
 
 
 def layout(line: CommandLine) -> tuple[int, ...]:
@@ -61,6 +74,8 @@ KIND = Kind(
     listen=(),
     model=("--model",),
     own_wiring=OWN_WIRING,
+    kv_transfer=True,
+    program="vllm",
     harmless=HARMLESS,
     lora=("--enable-lora", "--lora-modules"),
     prefix="VLLM_",
@@ -73,6 +88,7 @@ KIND = Kind(
     ),
     source_env=("VLLM_USE_MODELSCOPE", "VLLM_MODEL_REDIRECT_PATH", "HF_ENDPOINT", "HF_HUB_OFFLINE"),
     ranks=ranks,
+    spans=spans,
     layout=layout,
     support=versions.vllm,
     oldest=versions.VLLM_TABLE[0].since,

@@ -45,9 +45,6 @@ def test_the_kv_transfer_config_is_found_however_it_is_spelled(spelling: str, wh
 @pytest.mark.parametrize(
     "word",
     [
-        "--kv-transfer-config",
-        "--kv_transfer_config.kv_connector",
-        "--kv-tr",
         "--kv-offloading-size",
         "--kv_offloading_size=8",
         "--kv-off",
@@ -293,8 +290,8 @@ def test_the_port_is_the_flags_or_vllms_own(words: list[str], port: int) -> None
 
 
 def test_flags_are_shown_once_and_in_order() -> None:
-    line = CommandLine((), ["--kv_transfer_config=a", "--kv-offloading-size", "8", "--kv-transfer-config=b"])
-    assert names(line.flags(*vllm.OWN_WIRING)) == "--kv-transfer-config, --kv-offloading-size"
+    line = CommandLine((), ["--kv_offloading_size=a", "--kv-offloading-backend", "8", "--kv-offloading-size=b"])
+    assert names(line.flags(*vllm.OWN_WIRING)) == "--kv-offloading-size, --kv-offloading-backend"
 
 
 WORDS = st.lists(st.text(alphabet="-=._ abk1$/", max_size=8), max_size=8)

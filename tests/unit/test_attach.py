@@ -165,10 +165,25 @@ def test_the_users_labels_annotations_and_node_selector_win() -> None:
     assert attached["spec"]["nodeSelector"] == {"pool": "theirs", "zone": "a"}
 
 
-def test_the_users_affinity_stays_as_a_whole() -> None:
-    affinity: Manifest = {"podAntiAffinity": {}}
+def test_the_users_affinity_to_nodes_stays_as_a_whole() -> None:
+    affinity: Manifest = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}}
     attached, _ = apply(template(pod={"affinity": affinity}), PATCH, "engine")
     assert attached["spec"]["affinity"] == affinity
+
+
+def test_an_engine_that_only_keeps_apart_from_other_pods_follows_its_tier_all_the_same() -> None:
+    affinity: Manifest = {
+        "podAntiAffinity": {},
+        "nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []},
+    }
+    attached, _ = apply(template(pod={"affinity": affinity}), PATCH, "engine")
+    assert attached["spec"]["affinity"] == {
+        "podAntiAffinity": {},
+        "nodeAffinity": {
+            "preferredDuringSchedulingIgnoredDuringExecution": [],
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": ANYWHERE},
+        },
+    }
 
 
 def test_a_toleration_is_added_behind_the_users_and_not_twice() -> None:

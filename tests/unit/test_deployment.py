@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from function import deployment
+from function import attachment, deployment
 from function.kube import ANNOTATION_PATCH, Manifest
 from function.render import Rendered, render
 from tests.unit.stories import Story, engine_story, messages, pod, specs, state, tier_story
@@ -51,11 +51,11 @@ def test_the_seeds_engine_is_attached_in_process() -> None:
     assert variables["LMCACHE_LOG_LEVEL"]["value"] == "WARNING"
     assert variables["LMCACHE_TRACK_USAGE"]["value"] == "false"
     assert variables["LMCACHE_REMOTE_URL"]["valueFrom"]["secretKeyRef"]["key"] == "redis-url"
-    assert state(rendered, deployment.TIER_UNUSED) == ("True", "EngineTooOld")
-    message = rendered.condition(deployment.TIER_UNUSED)["message"]
+    assert state(rendered, attachment.TIER_UNUSED) == ("True", "EngineTooOld")
+    message = rendered.condition(attachment.TIER_UNUSED)["message"]
     for number in ("2 GiB x 1 rank", "64 GiB", "1Ti", "InProcess"):
         assert number in message
-    assert state(rendered, deployment.IMAGE_UNVERIFIED) == ("True", "LMCacheUnknown")
+    assert state(rendered, attachment.IMAGE_UNVERIFIED) == ("True", "LMCacheUnknown")
 
 
 def test_a_current_engine_is_attached_to_its_nodes_agent() -> None:
@@ -75,7 +75,7 @@ def test_a_current_engine_is_attached_to_its_nodes_agent() -> None:
         "cloud.google.com/gke-accelerator",
         "modelplane.ai/pool",
     ]
-    assert state(rendered, deployment.TIER_UNUSED) == ("False", "Nothing")
+    assert state(rendered, attachment.TIER_UNUSED) == ("False", "Nothing")
 
 
 def test_the_engine_waits_for_its_tiers_config_map() -> None:
@@ -135,7 +135,7 @@ def test_a_tier_that_is_gone_changes_nothing_that_runs() -> None:
     rendered = without_tier(story).render()
     assert specs(rendered) == specs(before)
     assert latch(rendered) == latch(before)
-    assert state(rendered, deployment.TIER_ATTACHED) == ("True", "TierNotFound")
+    assert state(rendered, attachment.TIER_ATTACHED) == ("True", "TierNotFound")
 
 
 def test_without_its_tier_an_engine_takes_a_new_image_and_keeps_its_patch_to_the_byte() -> None:
@@ -171,7 +171,7 @@ def test_a_running_engine_keeps_its_attachment_when_its_tier_becomes(
     change(story.required["KVOffloadTier"])
     rendered = story.render()
     assert specs(rendered) == specs(before), name
-    assert state(rendered, deployment.TIER_ATTACHED) == ("True", reason), name
+    assert state(rendered, attachment.TIER_ATTACHED) == ("True", reason), name
 
 
 def changed(story: Story, change: Callable[[Manifest], None]) -> tuple[Rendered, Rendered]:
@@ -199,11 +199,11 @@ def test_a_change_that_the_kept_attachment_is_not_right_for_waits(change: Callab
     before, rendered = changed(engine_story(), change)
     assert specs(rendered) == specs(before)
     assert latch(rendered) == latch(before)
-    assert state(rendered, deployment.TIER_ATTACHED)[0] == "True"
-    assert "waits" in rendered.condition(deployment.TIER_ATTACHED)["message"]
+    assert state(rendered, attachment.TIER_ATTACHED)[0] == "True"
+    assert "waits" in rendered.condition(attachment.TIER_ATTACHED)["message"]
     assert state(rendered, deployment.ROLLED_OUT) == ("False", "Held")
     assert state(rendered, deployment.ENGINE_READY) == ("True", "Ready")
-    assert state(rendered, deployment.TIER_UNUSED) == ("True", "EngineTooOld")
+    assert state(rendered, attachment.TIER_UNUSED) == ("True", "EngineTooOld")
 
 
 def test_an_engine_too_old_for_its_connector_is_not_rolled_out() -> None:
@@ -214,7 +214,7 @@ def test_an_engine_too_old_for_its_connector_is_not_rolled_out() -> None:
     story.composite["spec"]["engine"]["image"] = "vllm/vllm-openai:v0.11.0"
     rendered = story.render()
     assert specs(rendered) == specs(before)
-    assert state(rendered, deployment.TIER_ATTACHED) == ("True", "EngineTooOld")
+    assert state(rendered, attachment.TIER_ATTACHED) == ("True", "EngineTooOld")
 
 
 def test_what_waited_is_rolled_out_when_the_tier_is_back() -> None:
@@ -289,7 +289,7 @@ def test_without_a_cluster_an_engine_that_may_serve_without_is_told_what_to_set(
 
     story = engine_story(serve_without)
     del story.required["KVOffloadTier"]
-    assert "set spec.inferenceClusterRef" in story.render().condition(deployment.TIER_ATTACHED)["message"]
+    assert "set spec.inferenceClusterRef" in story.render().condition(attachment.TIER_ATTACHED)["message"]
 
 
 def test_the_example_that_may_serve_without_its_tier_does() -> None:
@@ -307,7 +307,7 @@ def test_a_tier_ref_that_goes_detaches() -> None:
     rendered = story.render()
     assert args(rendered) == ["--model=meta-llama/Llama-3.3-70B-Instruct"]
     assert ANNOTATION_PATCH not in rendered.composed[ENGINE]["metadata"]["annotations"]
-    assert state(rendered, deployment.TIER_ATTACHED) == ("False", "NotRequested")
+    assert state(rendered, attachment.TIER_ATTACHED) == ("False", "NotRequested")
 
 
 def test_a_cluster_that_is_gone_changes_nothing_that_runs() -> None:
@@ -372,7 +372,7 @@ def test_an_engine_that_never_ran_waits_for_its_tier_and_then_starts_attached() 
     tier = story.required.pop("KVOffloadTier")
     rendered = story.render()
     assert rendered.composed == {}
-    assert state(rendered, deployment.TIER_ATTACHED) == ("False", "TierNotFound")
+    assert state(rendered, attachment.TIER_ATTACHED) == ("False", "TierNotFound")
     story.required["KVOffloadTier"] = tier
     assert "--kv-transfer-config" in args(story.render())
 
@@ -407,12 +407,12 @@ def test_a_tier_that_has_no_status_yet_is_enough() -> None:
 def test_an_engine_whose_version_is_no_good_is_not_started_attached(tag: str, reason: str) -> None:
     rendered = engine_story(image(tag)).render()
     assert rendered.composed == {}
-    assert state(rendered, deployment.TIER_ATTACHED) == ("False", reason)
+    assert state(rendered, attachment.TIER_ATTACHED) == ("False", reason)
 
 
 def test_an_engine_that_serves_lora_adapters_is_refused() -> None:
     rendered = engine_story(lambda d: d["spec"]["engine"]["args"].append("--enable-lora")).render()
-    assert state(rendered, deployment.TIER_ATTACHED) == ("False", "LoRANotIsolated")
+    assert state(rendered, attachment.TIER_ATTACHED) == ("False", "LoRANotIsolated")
 
 
 # --- the user's own -----------------------------------------------------------------------------------------------
@@ -431,7 +431,7 @@ def test_an_engine_that_serves_lora_adapters_is_refused() -> None:
 def test_the_users_own_wiring_is_respected_and_the_engine_starts_with_it(own: list[str]) -> None:
     rendered = engine_story(lambda d: d["spec"]["engine"]["args"].extend(own)).render()
     assert args(rendered) == ["--model=meta-llama/Llama-3.3-70B-Instruct", *own]
-    assert state(rendered, deployment.TIER_ATTACHED) == ("False", "UserConfigured")
+    assert state(rendered, attachment.TIER_ATTACHED) == ("False", "UserConfigured")
 
 
 def test_an_engine_with_its_own_wiring_runs_beside_its_tier_all_the_same() -> None:
@@ -445,7 +445,7 @@ def test_a_shell_hides_the_flags_and_the_engine_starts_as_it_is() -> None:
         d["spec"]["engine"]["command"] = ["/bin/bash", "-c", "vllm serve x --kv-transfer-config y"]
 
     rendered = engine_story(shell).render()
-    assert state(rendered, deployment.TIER_ATTACHED) == ("False", "CommandHidesArgs")
+    assert state(rendered, attachment.TIER_ATTACHED) == ("False", "CommandHidesArgs")
     assert args(rendered) == ["--model=meta-llama/Llama-3.3-70B-Instruct"]
 
 
@@ -463,8 +463,8 @@ def test_the_users_variables_win_and_are_named() -> None:
     mine = [{"name": "PYTHONHASHSEED", "value": "7"}, {"name": "LMCACHE_CONFIG_FILE", "value": "/mine.yaml"}]
     rendered = engine_story(lambda d: d["spec"]["engine"].update(env=mine)).render()
     assert env(rendered)["PYTHONHASHSEED"]["value"] == "7"
-    assert state(rendered, deployment.USER_OVERRIDES) == ("True", "UserEnv")
-    message = rendered.condition(deployment.USER_OVERRIDES)["message"]
+    assert state(rendered, attachment.USER_OVERRIDES) == ("True", "UserEnv")
+    message = rendered.condition(attachment.USER_OVERRIDES)["message"]
     assert "LMCACHE_CONFIG_FILE" in message and "up to PYTHONHASHSEED" in message
     names = [e["name"] for e in pod(rendered)["spec"]["containers"][0]["env"]]
     assert len(names) == len(set(names))
@@ -475,7 +475,7 @@ def test_a_log_level_of_the_users_takes_the_password_out_of_the_way() -> None:
         lambda d: d["spec"]["engine"].update(env=[{"name": "LMCACHE_LOG_LEVEL", "value": "DEBUG"}])
     ).render()
     assert "LMCACHE_REMOTE_URL" not in env(rendered)
-    assert state(rendered, deployment.REMOTE_NOT_ATTACHED) == ("True", "NoSafeWay")
+    assert state(rendered, attachment.REMOTE_NOT_ATTACHED) == ("True", "NoSafeWay")
 
 
 def test_the_users_wiring_wins_over_an_attachment_too() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from function import api, deployment, releases, tier
+from function import api, attachment, deployment, releases, tier
 from function.api.deployment import Engine as EngineSpec
 from function.api.tier import TierSpec
 from function.backends import hierarchy, of
@@ -414,7 +414,7 @@ def test_a_secret_that_the_tier_behind_lacks_is_said_at_the_tier_and_at_its_engi
     }
     rendered = tiers_story(BY_REF, behind).render()
     assert state(rendered, tier.CREDENTIALS_RESOLVED) == ("False", "SecretNotFound")
-    attached = engines_story(BY_REF, behind).render().condition(deployment.TIER_ATTACHED)
+    attached = engines_story(BY_REF, behind).render().condition(attachment.TIER_ATTACHED)
     assert attached["status"] == "True"
     assert "Secret modelplane-system/ca does not exist" in attached["message"]
 
@@ -569,7 +569,7 @@ def test_a_nixl_store_of_the_tiers_own_has_hicaches_memory() -> None:
 def test_an_engine_reaches_the_pool_of_its_own_tier() -> None:
     story = engine_story(example="hicache-mooncake")
     rendered = story.settle()
-    assert state(rendered, deployment.TIER_ATTACHED) == ("True", "Attached")
+    assert state(rendered, attachment.TIER_ATTACHED) == ("True", "Attached")
     assert any(a.startswith('--hicache-storage-backend-extra-config={"extra_backend_tag":') for a in args(rendered))
     sound(rendered, *tier_story(example="hicache-mooncake").render().manifests)
 
@@ -578,8 +578,8 @@ def test_an_engine_reaches_the_pool_of_its_own_tier() -> None:
 def test_an_engine_waits_where_the_tier_behind_cannot_be_used(behind: Manifest | None, reason: str) -> None:
     rendered = engines_story(BY_REF, behind).render()
     assert rendered.composed == {}
-    assert state(rendered, deployment.TIER_ATTACHED) == ("False", reason)
-    assert "waits for it" in rendered.condition(deployment.TIER_ATTACHED)["message"]
+    assert state(rendered, attachment.TIER_ATTACHED) == ("False", reason)
+    assert "waits for it" in rendered.condition(attachment.TIER_ATTACHED)["message"]
     without = engines_story(BY_REF, behind, onUnavailable="ServeWithout").render()
     assert "--enable-hierarchical-cache" not in args(without)
 
@@ -596,7 +596,7 @@ def test_an_attached_engine_keeps_its_attachment_when_the_tier_behind_is_lost(
         story.required["pool"] = behind
     after = story.render()
     assert stories.specs(after) == stories.specs(before)
-    assert state(after, deployment.TIER_ATTACHED) == ("True", reason)
+    assert state(after, attachment.TIER_ATTACHED) == ("True", reason)
 
 
 def test_an_engine_is_never_composed_before_the_tier_behind_is_read() -> None:
@@ -604,7 +604,7 @@ def test_an_engine_is_never_composed_before_the_tier_behind_is_read() -> None:
     hosts = story.required["KVOffloadTier"]
     rsp = run(request(story.composite, (), [("tier", hosts), ("cluster", CLUSTER)]))
     assert not rsp.desired.resources
-    assert {c.type: c.reason for c in rsp.conditions}[deployment.TIER_ATTACHED] == "Waiting"
+    assert {c.type: c.reason for c in rsp.conditions}[attachment.TIER_ATTACHED] == "Waiting"
     assert not [r for r in rsp.results if r.severity == 1]
     # Nor does one that runs change.
     story.settle()
@@ -653,5 +653,5 @@ def test_a_cache_that_the_user_wired_is_left_alone(flag: str) -> None:
     story = engines_story(BY_REF, pool())
     story.composite["spec"]["engine"]["args"].append(flag)
     rendered = story.render()
-    assert state(rendered, deployment.TIER_ATTACHED) == ("False", "UserConfigured")
+    assert state(rendered, attachment.TIER_ATTACHED) == ("False", "UserConfigured")
     assert args(rendered)[-1] == "--host=0.0.0.0"

@@ -67,9 +67,8 @@ def files(lmcache: Manifest | None = None, site: Site | None = None) -> dict[str
 
 
 def kv_transfer_config(patch: EnginePatch) -> Any:
-    flag, config = patch.args
-    assert flag == "--kv-transfer-config"
-    return json.loads(config)
+    assert not patch.args
+    return dict(patch.kv_transfer)
 
 
 def notices(patch: EnginePatch) -> dict[str, str]:

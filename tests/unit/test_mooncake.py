@@ -127,10 +127,8 @@ def refuse(to: Tier, which: Engine) -> Refusal:
 
 
 def transfer_config(patch: EnginePatch) -> Manifest:
-    flag, text = patch.args
-    assert flag == "--kv-transfer-config"
-    found: Manifest = json.loads(text)
-    return found
+    assert not patch.args
+    return dict(patch.kv_transfer)
 
 
 # --- memory -------------------------------------------------------------------------------------------------------

@@ -71,9 +71,8 @@ def engine(*args: str, image: str = VLLM, model: str = MODEL, **kv_cache: str) -
 
 def config(patch: EnginePatch) -> Any:
     """Read a patch's --kv-transfer-config."""
-    flag, value = patch.args
-    assert flag == "--kv-transfer-config"
-    return json.loads(value)
+    assert not patch.args
+    return dict(patch.kv_transfer)
 
 
 def bytes_to_use(of_engine: Engine, to: Tier | None = None, gpus: int = 8) -> int:
@@ -154,7 +153,7 @@ class TestVLLMStorage:
             "AWS_ACCESS_KEY_ID": {"name": name, "key": keys[0]},
             "AWS_SECRET_ACCESS_KEY": {"name": name, "key": keys[1]},
         }
-        assert "access_key" not in patch.args[1]
+        assert "access_key" not in str(patch.kv_transfer)
 
     @pytest.mark.parametrize(
         ("args", "gpus", "gib"),
@@ -652,7 +651,7 @@ class TestCleaner:
     ],
 )
 def test_half_of_a_pair_of_credentials_is_told(own: set[str], says: list[str]) -> None:
-    subject = replace(engine(), env_names=frozenset(own))
+    subject = replace(engine(), env=dict.fromkeys(own))
     patch = attach(storing(obj={**OBJ, "secretRef": SECRET}), subject)
     # Whole in the patch: should the user take theirs away while the tier cannot be asked, the tier's are there.
     assert {e["name"] for e in patch.env} >= {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}

@@ -17,7 +17,7 @@ def multiprocess(tier: Tier, engine: Engine, support: versions.VLLM) -> EnginePa
         since=support.since,
         library_since=versions.LMCACHE_MULTIPROCESS,
         env=[{"name": "LMCACHE_TRACK_USAGE", "value": "false"}],
-        args=["--kv-transfer-config", kube.compact(config)],
+        kv_transfer=config,
         mounts=[workloads.CONNECTOR_MOUNT, *([volumes.SHM_MOUNT] if shared else [])],
         volumes=[workloads.connector_volume(tier), *([volumes.SHM_VOLUME] if shared else [])],
         labels={kube.LABEL_TIER: tier.instance},
@@ -57,7 +57,7 @@ def in_process(tier: Tier, site: Site, engine: Engine, support: versions.VLLM, *
             *env,
         ],
         # No kv_load_failure_policy: its loads are synchronous, where recompute was reported to go wrong (vLLM #49250).
-        args=["--kv-transfer-config", kube.compact({"kv_connector": connector.IN_PROCESS, "kv_role": "kv_both"})],
+        kv_transfer={"kv_connector": connector.IN_PROCESS, "kv_role": "kv_both"},
         mounts=mounts,
         volumes=disks,
         labels={kube.LABEL_TIER: tier.instance},

@@ -70,7 +70,7 @@ def vllm(tier: Tier, engine: Engine) -> EnginePatch | Refusal:
             *rank_env,
             *trust,
         ],
-        args=["--kv-transfer-config", kube.compact(config)],
+        kv_transfer=config,
         resources=nics.resources,
         claims=nics.claims,
         capabilities=nics.capabilities,

@@ -81,7 +81,7 @@ def attach(tier: Tier, engine: Engine) -> EnginePatch | Refusal:
             {"name": "VLLM_NIXL_SIDE_CHANNEL_PORT", "value": str(first)},
             *_devices(tier),
         ],
-        args=["--kv-transfer-config", kube.compact(config)],
+        kv_transfer=config,
         # Declared, so that on the host network no two engines of a node get the same.
         ports=[{"name": f"kv-side-{i}", "containerPort": first + i} for i in range(count)],
         resources=nics.resources,

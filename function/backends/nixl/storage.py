@@ -61,7 +61,7 @@ def vllm(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
         since=since,
         # Before 0.29, hashes begin with a number that each process draws, and no two engines would share.
         env=[{"name": "PYTHONHASHSEED", "value": engine.identity.seed}, *env],
-        args=["--kv-transfer-config", kube.compact(config)],
+        kv_transfer=config,
         mounts=files.mounts(tier) if spec.fs else (),
         volumes=files.volumes(spec.fs) if spec.fs else (),
         labels=dict(workloads.engines(tier)),

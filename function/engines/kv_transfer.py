@@ -1,0 +1,221 @@
+"""vLLM's --kv-transfer-config: what a user wrote, in any spelling, and one that holds the tier's connector beside it.
+
+vLLM takes the flag once: of two the last one counts, and dotted ones (`--kv-transfer-config.kv_role x`) are gathered
+into one that comes last (vllm: utils/argparse_utils.py). So a tier never adds a second one.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from function import kube
+from function.engines.args import means
+from function.engines.versions import Version, show
+
+FLAG = "--kv-transfer-config"
+MULTI = "MultiConnector"
+
+# They move KV between engines and keep none, so that a cache goes beside them; every other one is a cache, or unknown.
+TRANSPORTS = frozenset({"NixlConnector", "NixlPullConnector", "NixlPushConnector", "MooncakeConnector"})
+
+# From which vLLM on a cache may go beside a transport in a MultiConnector. Before 0.26.0 that told no blocks to those
+# that load nothing, so LMCache's stored wrong ones (vLLM #46865). LMCacheConnectorV1 has no row: nobody has shown it to
+# work (vLLM #20609).
+BESIDE: Mapping[str, Version] = {
+    "LMCacheMPConnector": (0, 26, 0),
+    "OffloadingConnector": (0, 22, 0),
+    "MooncakeStoreConnector": (0, 22, 0),
+}
+
+_SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class Own:
+    """A user's own configuration: what vLLM ends up with, or why that cannot be told."""
+
+    config: Mapping[str, Any]
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Word:
+    """One flag of ours among a container's words: where it stands, how many words it takes, its path and its value."""
+
+    at: int
+    length: int
+    path: tuple[str, ...]
+    value: str
+
+
+def read(words: Sequence[str]) -> Own | None:
+    """Read a user's configuration.
+
+    Args:
+        words: A container's command and args, as they are written.
+
+    Returns:
+        What vLLM makes of them; None where they say nothing of it.
+    """
+    found = list(_words(words))
+    if not found:
+        return None
+    whole = [word for word in found if not word.path]
+    dotted: dict[str, Any] = {}
+    for word in found:
+        if word.path:
+            _update(dotted, word.path, _value(word))
+    if dotted:
+        return Own(dotted)
+    try:
+        config = json.loads(whole[-1].value)
+    except ValueError:
+        return Own({}, "is no JSON")
+    return Own(config) if isinstance(config, dict) else Own({}, "is no JSON object")
+
+
+def transports(own: Own | None) -> tuple[str, ...]:
+    """Name the user's connectors that move KV between engines, which have it laid out in their own way."""
+    names = (str(child.get("kv_connector")) for child in _children(own.config)) if own else ()
+    return tuple(sorted(name for name in names if name in TRANSPORTS))
+
+
+def conflict(own: Own | None, ours: Mapping[str, Any] | None = None, version: Version | None = None) -> str:
+    """Say why a tier's connector cannot go beside a user's configuration; empty where it can.
+
+    Args:
+        own: The user's; None for none.
+        ours: The tier's connector; None where it is not known yet.
+        version: The engine's version; None where it is not known yet.
+    """
+    if own is None or own.config == ours:
+        return ""
+    if own.problem:
+        return own.problem
+    children = _children(own.config)
+    if ours in children:
+        return ""
+    names = [str(child.get("kv_connector")) for child in children]
+    others = [name for name in names if name not in TRANSPORTS]
+    if others or not names:
+        return f"names {', '.join(others) or 'no connector'}, beside which a tier adds nothing"
+    if any("kv_role" not in child for child in children):
+        return "names a connector without kv_role, with which vLLM does not start"
+    if not ours:
+        return ""
+    name = ours["kv_connector"]
+    if name in TRANSPORTS:
+        return f"names {', '.join(names)}, and the tier would add {name}, which does the same"
+    since = BESIDE.get(name)
+    if since is None or (version and version < since):
+        newer = f"from vLLM {show(since)} on" if since else "in no version that is known to work"
+        return f"names {', '.join(names)}, beside which the tier's {name} can be used {newer}"
+    return ""
+
+
+def beside(own: Own | None, ours: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Put a tier's connector beside a user's, in one configuration.
+
+    Args:
+        own: The user's, that has no conflict with ours; None for none.
+        ours: The tier's.
+
+    Returns:
+        Ours alone; or a MultiConnector, which loads from the first that has something, so that what a request brings
+        with it comes before the cache, and stores to all.
+    """
+    if own is None or own.config == ours or ours in _children(own.config):
+        return ours if own is None else own.config
+    config = dict(own.config)
+    # One for all connectors: a child with its own is an error (vllm: multi_connector.py).
+    engine_id = {"engine_id": config.pop("engine_id")} if "engine_id" in config else {}
+    outer: dict[str, Any] = config if config["kv_connector"] == MULTI else {"kv_connector": MULTI}
+    # Both, whatever the children do: the scheduler keeps blocks that may still be loaded to by the outer one's role.
+    outer = {**outer, "kv_role": "kv_both"}
+    # The scheduler asks the outer one alone what to do when a load fails. What the user says of it counts; else a lost
+    # cache is computed anew, which is right for what the other connector lost as well.
+    for policy in (config, ours):
+        if "kv_load_failure_policy" in policy:
+            outer = {"kv_load_failure_policy": policy["kv_load_failure_policy"]} | outer
+    extra = {**outer.get("kv_connector_extra_config", {}), "connectors": [*_children(config), ours]}
+    return {**outer, **engine_id, "kv_connector_extra_config": extra}
+
+
+def write(command: list[str], args: list[str], config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Write a configuration into a container's command and args, in place of what is said there.
+
+    Args:
+        command: The command.
+        args: The args.
+        config: The one configuration.
+
+    Returns:
+        Command and args. All other words keep their order; where the words say just this already, nothing changes.
+    """
+    own = read([*command, *args])
+    if own and own.config == config:
+        return command, args
+    kept = [_without(words) for words in (command, args)]
+    return kept[0], [*kept[1], FLAG, kube.compact(config)]
+
+
+def _without(words: Sequence[str]) -> list[str]:
+    ours = {at for word in _words(words) for at in range(word.at, word.at + word.length)}
+    return [word for at, word in enumerate(words) if at not in ours]
+
+
+def _words(words: Sequence[str]) -> Iterator[Word]:
+    """Find the flag in any spelling: with underscores, split or with `=`, abbreviated, dotted."""
+    skip = False
+    for at, word in enumerate(words):
+        if skip:
+            skip = False
+            continue
+        name, equals, value = word.partition("=")
+        base, *path = name.split(".")
+        if not base.startswith("--") or not means(base.replace("_", "-"), FLAG):
+            continue
+        if not equals:
+            value = words[at + 1] if at + 1 < len(words) else ""
+            skip = True
+        yield Word(at, 1 if equals else min(2, len(words) - at), tuple(path), value)
+
+
+def _value(word: Word) -> Any:
+    """Read a dotted flag's value as vLLM does: JSON, a number with a suffix, a text; `name+` takes a list."""
+    if word.path[-1].endswith("+"):
+        return word.value.split(",")
+    try:
+        return json.loads(word.value)
+    except ValueError:
+        number, suffix = word.value[:-1], word.value[-1:]
+        if suffix in _SUFFIXES and number.replace(".", "", 1).isdigit():
+            return int(float(number) * _SUFFIXES[suffix])
+        return word.value
+
+
+def _update(config: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    *parents, last = path
+    for name in parents:
+        inner = config.setdefault(name, {})
+        if not isinstance(inner, dict):
+            inner = config[name] = {}
+        config = inner
+    last = last.removesuffix("+")
+    old = config.get(last)
+    if isinstance(old, list) and isinstance(value, list):
+        old += value
+    elif isinstance(old, dict) and isinstance(value, dict):
+        for name, inner in value.items():
+            _update(old, (name,), inner)
+    else:
+        config[last] = value
+
+
+def _children(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    if config.get("kv_connector") != MULTI:
+        return [config]
+    extra = config.get("kv_connector_extra_config")
+    connectors = extra.get("connectors") if isinstance(extra, dict) else None
+    return [child for child in connectors if isinstance(child, dict)] if isinstance(connectors, list) else []
