@@ -51,6 +51,24 @@ def apply(
     }, overridden
 
 
+def taken(template: kube.Manifest, patch: EnginePatch, container: str) -> str:
+    """Say what of a pod template has a name, or a path, that the patch needs for something else; empty for nothing."""
+    pod = template["spec"]
+    engine: kube.Manifest = next((c for c in pod["containers"] if c.get("name") == container), {})
+    needed = (
+        ("volume", "name", pod.get("volumes", ()), patch.volumes),
+        ("resource claim", "name", pod.get("resourceClaims", ()), patch.claims),
+        ("port", "name", engine.get("ports", ()), patch.ports),
+        ("mount at", "mountPath", engine.get("volumeMounts", ()), patch.mounts),
+    )
+    for what, key, users, ours in needed:
+        named = {entry.get(key): entry for entry in users}
+        for entry in ours:
+            if named.get(entry[key], entry) != entry:
+                return f"the pod has a {what} {entry[key]!r} of its own, and the tier needs another one of that name"
+    return ""
+
+
 def _with(base: kube.Manifest, **fields: Any) -> kube.Manifest:
     """Set fields, but leave out what says nothing, unless the user has said just that."""
     return {**base, **{name: value for name, value in fields.items() if value or name in base}}

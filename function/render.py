@@ -7,9 +7,10 @@ import argparse
 import re
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -63,6 +64,7 @@ def request(
     composite: Manifest,
     observed: Iterable[Manifest] = (),
     required: Iterable[tuple[str, Manifest | None]] = (),
+    desired: Mapping[str, Manifest] = MappingProxyType({}),
 ) -> fnv1.RunFunctionRequest:
     """Build a request as Crossplane does.
 
@@ -70,8 +72,11 @@ def request(
         composite: The observed composite.
         observed: Its composed resources, told apart by their composition-resource-name annotation.
         required: Requirement names and what was found; None for one that was looked up and is not there.
+        desired: What earlier steps of the pipeline desire, by key.
     """
     req = fnv1.RunFunctionRequest()
+    for key, manifest in desired.items():
+        resource.update(req.desired.resources[key], manifest)
     resource.update(req.observed.composite, composite)
     for manifest in observed:
         resource.update(req.observed.resources[manifest["metadata"]["annotations"][_KEY]], manifest)
@@ -82,20 +87,26 @@ def request(
     return req
 
 
-def render(composite: Manifest, observed: Sequence[Manifest] = (), required: Sequence[Manifest] = ()) -> Rendered:
+def render(
+    composite: Manifest,
+    observed: Sequence[Manifest] = (),
+    required: Sequence[Manifest] = (),
+    desired: Mapping[str, Manifest] = MappingProxyType({}),
+) -> Rendered:
     """Render a composite, going through the requirement rounds as Crossplane does.
 
     Args:
         composite: The composite, as written or as observed.
         observed: What it composed before.
         required: What a control plane would hold; only what the function asks for is given to it.
+        desired: What earlier steps of the pipeline desire, by key.
 
     Raises:
         RuntimeError: the requirements did not end, which Crossplane would refuse as well.
     """
     found: dict[str, Manifest | None] = {}
     for _ in range(_ROUNDS):
-        rsp = fn.run(request(composite, observed, found.items()))
+        rsp = fn.run(request(composite, observed, found.items(), desired))
         wanted = {key: _select(selector, required) for key, selector in rsp.requirements.resources.items()}
         if wanted == found or any(r.severity == fnv1.SEVERITY_FATAL for r in rsp.results):
             return outcome(composite, rsp)
@@ -126,7 +137,7 @@ def outcome(composite: Manifest, rsp: fnv1.RunFunctionResponse) -> Rendered:
     composed = {}
     for key, desired in sorted(rsp.desired.resources.items()):
         manifest = kube.plain(desired.resource)
-        metadata = manifest["metadata"]
+        metadata = manifest.setdefault("metadata", {})
         metadata["annotations"] = {_KEY: key, **metadata.get("annotations", {})}
         metadata["labels"] = {"crossplane.io/composite": composite["metadata"]["name"], **metadata.get("labels", {})}
         if namespace:
