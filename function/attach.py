@@ -3,13 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
-from function import kube, placement
+from function import claims, kube, placement
 from function.backends.base import EnginePatch
 from function.engines import kv_transfer
 
 
 def apply(
-    template: kube.Manifest, patch: EnginePatch, container: str, *, flags: bool = True
+    template: kube.Manifest,
+    patch: EnginePatch,
+    container: str,
+    *,
+    flags: bool = True,
+    claim: claims.Claim | None = None,
 ) -> tuple[kube.Manifest, list[str]]:
     """Attach a pod template.
 
@@ -18,6 +23,7 @@ def apply(
         patch: What to add.
         container: The engine container's name.
         flags: Whether the container takes the engine's flags: one that only joins a Ray cluster does not.
+        claim: What it claims the patch's devices by.
 
     Returns:
         The attached template, and the names of variables that the user had set and that therefore stay the user's.
@@ -27,8 +33,12 @@ def apply(
     pod = template["spec"]
     overridden: list[str] = []
     containers = [
-        _container(c, patch, overridden, flags=flags) if c["name"] == container else c for c in pod["containers"]
+        _container(c, patch, overridden, flags=flags, claim=claim) if c["name"] == container else c
+        for c in pod["containers"]
     ]
+    # The engine's own claim, where NICs have joined it, is of another template.
+    joined = claim.entry if claim and claim.name != claims.NAME else {}
+    users = [joined if joined.get("name") == c["name"] else c for c in pod.get("resourceClaims", ())]
     if patch.host_network:
         pod = {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet", **pod}
     tolerations = pod.get("tolerations", ())
@@ -45,7 +55,7 @@ def apply(
             volumes=_add(pod.get("volumes", ()), patch.volumes, "name"),
             nodeSelector={**patch.node_selector, **pod.get("nodeSelector", {})},
             tolerations=[*tolerations, *(t for t in patch.tolerations if t not in tolerations)],
-            resourceClaims=_add(pod.get("resourceClaims", ()), patch.claims, "name"),
+            resourceClaims=_add(users, [claim.entry] if claim else (), "name"),
             affinity=_affinity(pod.get("affinity", {}), patch),
         ),
     }, overridden
@@ -55,9 +65,10 @@ def taken(template: kube.Manifest, patch: EnginePatch, container: str) -> str:
     """Say what of a pod template has a name, or a path, that the patch needs for something else; empty for nothing."""
     pod = template["spec"]
     engine: kube.Manifest = next((c for c in pod["containers"] if c.get("name") == container), {})
+    users_claims = [c for c in pod.get("resourceClaims", ()) if not claims.is_own(c, patch.devices)]
     needed = (
         ("volume", "name", pod.get("volumes", ()), patch.volumes),
-        ("resource claim", "name", pod.get("resourceClaims", ()), patch.claims),
+        ("resource claim", "name", users_claims, [{"name": claims.NAME}] if patch.devices else ()),
         ("port", "name", engine.get("ports", ()), patch.ports),
         ("mount at", "mountPath", engine.get("volumeMounts", ()), patch.mounts),
     )
@@ -83,7 +94,9 @@ def _affinity(users: kube.Manifest, patch: EnginePatch) -> kube.Manifest:
     return {**users, "nodeAffinity": {**nodes, **wanted["nodeAffinity"]}}
 
 
-def _container(container: kube.Manifest, patch: EnginePatch, overridden: list[str], *, flags: bool) -> kube.Manifest:
+def _container(
+    container: kube.Manifest, patch: EnginePatch, overridden: list[str], *, flags: bool, claim: claims.Claim | None
+) -> kube.Manifest:
     env = container.get("env", ())
     users = {e["name"]: e for e in env}
     overridden += [e["name"] for e in patch.env if e["name"] in users and users[e["name"]] != e]
@@ -105,7 +118,7 @@ def _container(container: kube.Manifest, patch: EnginePatch, overridden: list[st
             resources,
             requests={**nics, **resources.get("requests", {})},
             limits={**nics, **resources.get("limits", {})},
-            claims=_add(resources.get("claims", ()), [{"name": c["name"]} for c in patch.claims], "name"),
+            claims=_add(resources.get("claims", ()), [{"name": claim.name}] if claim else (), "name"),
         ),
         securityContext=security,
         command=command,

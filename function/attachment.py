@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from google.protobuf import struct_pb2 as structpb
 
-from function import attach, backends, kube
+from function import attach, backends, claims, kube
 from function.backends.base import EnginePatch, Invalid, Refusal, Site, Tier
 from function.conditions import FALSE, TRUE, UNKNOWN, Condition
 from function.engines import Engine, kv_transfer
@@ -24,8 +24,17 @@ USER_OVERRIDES = "UserOverrides"
 MULTIPROCESS_FORCED = "MultiprocessForced"
 REMOTE_NOT_ATTACHED = "RemoteNotAttached"
 ROLE_UNUSED = "RoleUnused"
+NICS_NOT_ALIGNED = "NICsNotAligned"
 
-WARNINGS = (TIER_UNUSED, IMAGE_UNVERIFIED, USER_OVERRIDES, MULTIPROCESS_FORCED, REMOTE_NOT_ATTACHED, ROLE_UNUSED)
+WARNINGS = (
+    TIER_UNUSED,
+    IMAGE_UNVERIFIED,
+    USER_OVERRIDES,
+    MULTIPROCESS_FORCED,
+    REMOTE_NOT_ATTACHED,
+    ROLE_UNUSED,
+    NICS_NOT_ALIGNED,
+)
 
 # Fields of a tier that no engine sees: changing one must not let a new function version write a patch anew.
 _UNSEEN = frozenset({"update_strategy", "allowed_namespaces"})
@@ -119,6 +128,14 @@ def role_unused(engine: Engine, patch: EnginePatch | None) -> Condition | None:
         return None
     message = f"engine.kvCache.role (is {engine.role}) is for tiers with nixl.p2p; this tier has no use for it"
     return Condition(TRUE, "NotPeerToPeer", message, warn=True)
+
+
+def not_aligned(patch: EnginePatch, claim: claims.Claim | None) -> Condition | None:
+    """Say why NICs are not where their GPUs are, though the tier asks for it; None where they are, or need not be."""
+    if claim is None or not patch.align or not claim.apart:
+        return None
+    message = f"rdma.dra.alignWithGPU of KVOffloadTier {patch.tier} has no effect on this engine's NICs: {claim.apart}"
+    return Condition(TRUE, "CannotAlign", message, warn=True)
 
 
 def overrides(patch: EnginePatch, overridden: list[str]) -> Condition | None:

@@ -1,21 +1,19 @@
 """InferenceClusters: what others read of one, and the composer of the standalone kind."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from crossplane.function import resource
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
-from function import api, kube, resolve, status
+from function import api, claims, kube, resolve, status
 from function.api.cluster import ClusterSpec
 from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
 from function.delivery import API_VERSION, CONFIG_KIND, Delivered
 
 MODELPLANE = "modelplane.ai/v1alpha1"
 PROVIDER_CONFIG = "provider-config"
-
-_GPU_DRIVERS = ("gpu.nvidia.com", "gpu.amd.com")
 
 
 @dataclass(frozen=True)
@@ -49,12 +47,26 @@ class View:
             sum(
                 kube.integer(device.struct_value, "count") or 1
                 for device in (devices.list_value.values if devices is not None else ())
-                if kube.text(device.struct_value, "driver") in _GPU_DRIVERS
+                if kube.text(device.struct_value, "driver") in claims.GPUS
             )
             for pool in (pools.list_value.values if pools is not None else ())
             for devices in [kube.at(pool.struct_value, "devices")]
         ]
         return max(counts, default=0) or None
+
+    @property
+    def pools(self) -> Mapping[str, Mapping[str, int]]:
+        """What a node of each pool can hand out by claim, by DeviceClass."""
+        pools = kube.at(self.found.resource, "status", "gpuPools")
+        found: dict[str, dict[str, int]] = {}
+        for pool in pools.list_value.values if pools is not None else ():
+            counts = found.setdefault(kube.text(pool.struct_value, "name"), {})
+            devices = kube.at(pool.struct_value, "devices")
+            for device in devices.list_value.values if devices is not None else ():
+                # A synthetic device has no class, and cannot be claimed.
+                if class_ := kube.text(device.struct_value, "deviceClassName"):
+                    counts[class_] = counts.get(class_, 0) + (kube.integer(device.struct_value, "count") or 1)
+        return found
 
     @property
     def resolved(self) -> bool:

@@ -6,9 +6,17 @@ from typing import Any
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
-from function import api, attach, attachment, kube, status, tier, workloads
+from function import api, attach, attachment, claims, kube, status, tier, workloads
 from function.api.deployment import DeploymentSpec
-from function.attachment import ROLE_UNUSED, TIER_ATTACHED, USER_OVERRIDES, WARNINGS, Attachment, Consumer
+from function.attachment import (
+    NICS_NOT_ALIGNED,
+    ROLE_UNUSED,
+    TIER_ATTACHED,
+    USER_OVERRIDES,
+    WARNINGS,
+    Attachment,
+    Consumer,
+)
 from function.backends.base import EnginePatch, Part, Site, Tier
 from function.cluster import View as ClusterView
 from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
@@ -148,7 +156,7 @@ class Composer:
             [pod.pod_template(spec.engine, engine.line, {})],
             observed=self.delivery.observed(ENGINE, self.cluster),
         )
-        site = Site(cluster.gpus_per_node, known=cluster.resolved)
+        site = Site(cluster.gpus_per_node, known=cluster.resolved, pools=cluster.pools)
         decision = attachment.decide(consumer, found, site, self.behind)
         if isinstance(found, Tier):
             decision = attachment.lacking(decision, self.req.required_resources["tier"].items[0].resource)
@@ -184,8 +192,9 @@ class Composer:
         selector = {"app.kubernetes.io/instance": self.instance, "app.kubernetes.io/component": "engine"}
         template = pod.pod_template(spec.engine, line, selector | kube.MANAGED_BY)
         annotations: Mapping[str, str] = {}
+        claim = self.claim(namespace)
         if self.patch:
-            template, overridden = attach.apply(template, self.patch, pod.CONTAINER)
+            template, overridden = attach.apply(template, self.patch, pod.CONTAINER, claim=claim)
             annotations = attachment.latch(self.patch)
             if set_by_user := attachment.overrides(self.patch, overridden):
                 self.conditions.put(USER_OVERRIDES, set_by_user)
@@ -210,8 +219,26 @@ class Composer:
             Part(ENGINE, deployment, ready=workloads.DEPLOYMENT_READY, annotations=annotations),
             Part(SERVICE, service),
         ]
+        if claim:
+            # A template is immutable, so another one has another part.
+            name = claim.template["metadata"]["name"]
+            self.parts.append(Part(name.removeprefix(f"{self.instance}-"), claim.template))
         for part in self.parts:
             self.delivery.put(part, cluster.name, provider_config)
+
+    def claim(self, namespace: str) -> claims.Claim | None:
+        """Give what the engine claims its tier's NICs by; None where it needs no claim.
+
+        The template of its own claims is the user's, on the inference cluster, so that none can be joined.
+        """
+        if self.patch is None or not self.patch.devices:
+            return None
+        metadata = {"name": self.instance, "namespace": namespace}
+        why = "its GPUs are claimed by a template of yours that is not read, or not by DRA"
+        claim = claims.own(self.patch.devices, metadata, why)
+        if apart := attachment.not_aligned(self.patch, claim):
+            self.conditions.put(NICS_NOT_ALIGNED, apart)
+        return claim
 
     def warn_of_notices(self) -> None:
         """Say what an ML engineer should know about the attachment."""
@@ -280,7 +307,7 @@ class Composer:
         if not self.parts:
             names = ("cluster", "revision", "replicas", "endpoint", "kvCache")
             return {**status.carried(self.req, names), **found}
-        deployment, service = (p.manifest for p in self.parts)
+        deployment, service = (p.manifest for p in self.parts[:2])
         namespace, port = deployment["metadata"]["namespace"], service["spec"]["ports"][0]["port"]
         return {
             "cluster": self.cluster,

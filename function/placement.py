@@ -15,11 +15,13 @@ class Placed(TypedDict):
     tolerations: Sequence[kube.Manifest]
 
 
+# Modelplane's label of a node's pool.
+POOL = "modelplane.ai/pool"
 # Nodes with GPUs, by the labels of NVIDIA's discovery, of GKE, and of Modelplane's pools; any one will do.
 GPU_NODES: Sequence[kube.Manifest] = (
     {"matchExpressions": [{"key": "nvidia.com/gpu.present", "operator": "In", "values": ["true"]}]},
     {"matchExpressions": [{"key": "cloud.google.com/gke-accelerator", "operator": "Exists"}]},
-    {"matchExpressions": [{"key": "modelplane.ai/pool", "operator": "Exists"}]},
+    {"matchExpressions": [{"key": POOL, "operator": "Exists"}]},
 )
 
 

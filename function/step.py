@@ -5,20 +5,29 @@ earlier step desires stays as it is to the byte, but for the pod templates that 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from crossplane.function import response
+from crossplane.function import resource, response
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
-from function import attach, attachment, delivery, kube, resolve, templates, tier
+from function import attach, attachment, claims, delivery, kube, resolve, templates, tier
 from function.api import Invalid, annotations
 from function.api.deployment import TierRef
-from function.attachment import ROLE_UNUSED, TIER_ATTACHED, USER_OVERRIDES, WARNINGS, Attachment, Consumer
-from function.backends.base import Site, Tier
+from function.attachment import (
+    NICS_NOT_ALIGNED,
+    ROLE_UNUSED,
+    TIER_ATTACHED,
+    USER_OVERRIDES,
+    WARNINGS,
+    Attachment,
+    Consumer,
+)
+from function.backends.base import EnginePatch, Site, Tier
 from function.cluster import View as ClusterView
 from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
 from function.engines import Engine, kv_transfer, pod
+from function.placement import POOL
 from function.templates import Group, Member
 from function.tier import Unavailable
 
@@ -32,6 +41,9 @@ _DEPLOYMENT = "modelplane.ai/deployment"
 _MODELPLANE_WORKLOAD = "model-serving-"
 # Lets go of a workload that earlier steps no longer desire, by its composition-resource-name.
 LET_GO = f"{annotations.PREFIX}let-go"
+
+# On a ResourceClaimTemplate of ours, or its Object: the composition-resource-name of the workload that it is for.
+_CLAIMS_OF = f"{annotations.PREFIX}claims-of"
 
 # What a ModelDeployment's fields are called on a pod template; messages name one or the other.
 _TERMS = (
@@ -63,6 +75,7 @@ class Carrier:
     provider_config: str
     groups: Sequence[Group]
     latches: dict[str, str] = field(default_factory=dict)
+    claims: list[kube.Manifest] = field(default_factory=list)
     hold: bool = False
 
     @property
@@ -87,6 +100,8 @@ class Composer:
         self.namespace = kube.text(self.xr, "metadata", "namespace") or "default"
         self.conditions = Conditions(VOCABULARY)
         self.decisions: list[tuple[str, Attachment]] = []
+        # What earlier steps compose, by provider config, namespace and name.
+        self.claim_templates = dict(filter(None, map(_claim_template, rsp.desired.resources.values())))
 
     def compose(self) -> None:
         """Attach, and report whatever came of it."""
@@ -144,6 +159,7 @@ class Composer:
             self.decide(carrier, group, self.unreadable(e, observed, group))
             return
         ref = asked.kv_cache.tier_ref
+        engine = self.see_devices(carrier, group, container, engine)
         found, site, behind = self.resolve(ref, carrier)
         consumer = Consumer(
             engine,
@@ -166,7 +182,8 @@ class Composer:
             self.put(notice.type, Condition(TRUE, notice.reason, notice.message, warn=True))
         for member in group.members:
             flags = not pod.joins(_container(member, container))
-            template, overridden = attach.apply(member.template, decision.patch, container, flags=flags)
+            claim = self.claim(carrier, member, container, decision.patch)
+            template, overridden = attach.apply(member.template, decision.patch, container, flags=flags, claim=claim)
             carrier.write(member, template)
             if own := attachment.overrides(decision.patch, overridden):
                 self.put(USER_OVERRIDES, own)
@@ -234,7 +251,7 @@ class Composer:
         behind = tier.l3(self.req, self.rsp, found, f"l3 {where}")
         name = found.spec.inference_cluster_ref.name
         cluster = ClusterView.require(self.req, self.rsp, name, f"cluster {name}")
-        site = Site(cluster.gpus_per_node, known=cluster.resolved)
+        site = Site(cluster.gpus_per_node, known=cluster.resolved, pools=cluster.pools)
         return self.same_place(found, cluster, carrier), site, behind
 
     def same_place(self, found: Tier, cluster: ClusterView, carrier: Carrier) -> Tier | Unavailable:
@@ -265,6 +282,71 @@ class Composer:
             )
         return found
 
+    # --- claims -----------------------------------------------------------------------------------------------
+
+    def find(self, carrier: Carrier) -> claims.Find:
+        """Find ResourceClaimTemplates that a workload's pods may name."""
+        return lambda name: self.claim_templates.get((carrier.provider_config, carrier.namespace, name))
+
+    def see_devices(self, carrier: Carrier, group: Group, container: str, engine: Engine) -> Engine:
+        """Add what an engine's own claims ask for, and which pool it is for."""
+        asked: dict[str, int] = {}
+        for member in group.members:
+            for class_, count in claims.asked(member.template["spec"], container, self.find(carrier)).items():
+                asked[class_] = max(count, asked.get(class_, 0))
+        selector = group.members[0].template["spec"].get("nodeSelector") or {}
+        return replace(engine, devices=asked, pool=selector.get(POOL, ""))
+
+    def claim(self, carrier: Carrier, member: Member, container: str, patch: EnginePatch) -> claims.Claim | None:
+        """Give what a pod claims its NICs by: its own claim where that is composed here, else a second one."""
+        if not patch.devices:
+            return None
+        pod_spec, find = member.template["spec"], self.find(carrier)
+        try:
+            claim = claims.join(pod_spec, container, patch.devices, find, align=patch.align)
+        except claims.Apart as why:
+            metadata = carrier.workload.get("metadata") or {}
+            named = {"name": metadata.get("name") or carrier.key, "namespace": metadata.get("namespace")}
+            claim = claims.own(patch.devices, kube.prune(named), str(why))
+        carrier.claims.append(claim.template)
+        if apart := attachment.not_aligned(patch, claim):
+            self.put(NICS_NOT_ALIGNED, apart)
+        return claim
+
+    def put_claim(self, carrier: Carrier, template: kube.Manifest) -> None:
+        """Desire a ResourceClaimTemplate beside its workload, as that is delivered."""
+        # A template is immutable, so another one has another key.
+        key = f"{carrier.key}-{template['metadata']['name']}"
+        observed = self.req.observed.resources.get(key)
+        desired = self.rsp.desired.resources[key]
+        desired.Clear()
+        mark = {_CLAIMS_OF: carrier.key}
+        if carrier.provider_config:
+            wrapper = kube.plain(carrier.desired.resource)
+            metadata = {"namespace": wrapper.get("metadata", {}).get("namespace"), "annotations": mark}
+            spec = {
+                "providerConfigRef": wrapper["spec"]["providerConfigRef"],
+                "readiness": {"policy": "SuccessfulCreate"},
+                "forProvider": {"manifest": template},
+            }
+            wrapped = {"apiVersion": wrapper["apiVersion"], "kind": wrapper["kind"]}
+            resource.update(desired, {**wrapped, "metadata": kube.prune(metadata), "spec": spec})
+        else:
+            metadata = template["metadata"]
+            resource.update(desired, {**template, "metadata": {**metadata, "annotations": mark}})
+        # A plain one has no condition.
+        if observed and (not carrier.provider_config or kube.condition(observed.resource, "Ready")[0] == TRUE):
+            desired.ready = fnv1.READY_TRUE
+
+    def observed_claims(self, carrier: Carrier) -> list[kube.Manifest]:
+        """Give the ResourceClaimTemplates that were composed for a workload."""
+        found = []
+        for _, observed in sorted(self.req.observed.resources.items()):
+            manifest = _manifest(observed.resource)[1]
+            if manifest and kube.text(observed.resource, "metadata", "annotations", _CLAIMS_OF) == carrier.key:
+                found.append(claims.as_composed(kube.plain(manifest)))
+        return found
+
     def decide(self, carrier: Carrier, group: Group, decision: Attachment) -> None:
         """Note what became of an engine."""
         name = f"{carrier.key}/{group.name}" if group.name else carrier.key
@@ -274,6 +356,8 @@ class Composer:
     def settle(self, carrier: Carrier) -> None:
         """Write the latches, or leave what runs as it is; what never ran does not start."""
         observed = self.req.observed.resources.get(carrier.key)
+        for template in self.observed_claims(carrier) if carrier.hold else carrier.claims:
+            self.put_claim(carrier, template)
         if not carrier.hold:
             if carrier.latches:
                 metadata = carrier.desired.resource.get_or_create_struct("metadata")
@@ -331,14 +415,28 @@ class Unreadable(Exception):
 
 def _carrier(key: str, desired: fnv1.Resource) -> Carrier | None:
     """See a desired resource as what carries engines; None where it carries none."""
-    struct = desired.resource
-    wrapped = kube.text(struct, "kind") == delivery.KIND and ".crossplane.io/" in kube.text(struct, "apiVersion")
-    inner = kube.sub(struct, "spec", "forProvider", "manifest") if wrapped else struct
+    provider_config, inner = _manifest(desired.resource)
     if inner is None or kube.text(inner, "kind") not in templates.KINDS:
         return None
     workload = kube.plain(inner)
-    provider_config = kube.text(struct, "spec", "providerConfigRef", "name") if wrapped else ""
     return Carrier(key, desired, workload, provider_config, templates.find(workload))
+
+
+def _claim_template(desired: fnv1.Resource) -> tuple[tuple[str, str, str], kube.Manifest] | None:
+    """See a desired resource as a ResourceClaimTemplate, by where it goes; None for anything else."""
+    provider_config, manifest = _manifest(desired.resource)
+    if manifest is None or kube.text(manifest, "kind") != claims.KIND:
+        return None
+    where = provider_config, kube.text(manifest, "metadata", "namespace"), kube.text(manifest, "metadata", "name")
+    return where, kube.plain(manifest)
+
+
+def _manifest(struct: structpb.Struct) -> tuple[str, structpb.Struct | None]:
+    """Give what an Object carries with its provider config, or a plain resource itself."""
+    wrapped = kube.text(struct, "kind") == delivery.KIND and ".crossplane.io/" in kube.text(struct, "apiVersion")
+    if not wrapped:
+        return "", struct
+    return kube.text(struct, "spec", "providerConfigRef", "name"), kube.sub(struct, "spec", "forProvider", "manifest")
 
 
 def _latched(observed: structpb.Struct) -> dict[str, str]:

@@ -44,6 +44,7 @@ L3 = "l3"
 HOST_NETWORK = "HostNetworkUnprotected"
 KEYS_NOT_DURABLE = "KeysNotDurable"
 ETCD_FILLS_UP = "EtcdFillsUp"
+INSUFFICIENT_NICS = "InsufficientNICs"
 
 _STATES = (
     ACCEPTED,
@@ -54,7 +55,7 @@ _STATES = (
     AGENTS_READY,
     ROLLED_OUT,
 )
-_WARNINGS = (HOST_NETWORK, KEYS_NOT_DURABLE, ETCD_FILLS_UP)
+_WARNINGS = (HOST_NETWORK, KEYS_NOT_DURABLE, ETCD_FILLS_UP, INSUFFICIENT_NICS)
 VOCABULARY: Mapping[str, Condition] = {
     **dict.fromkeys(_STATES, Condition(UNKNOWN, "Waiting", "Not known before the conditions above are True")),
     **dict.fromkeys(_WARNINGS, Condition(FALSE, "Nothing", "Nothing to warn of")),
@@ -235,7 +236,7 @@ class Composer:
         """Resolve what is required, plan, and deliver; leaves plan empty where everything stays as it is."""
         cluster = self.resolve_cluster(tier)
         provider_config = self.delivery.provider_config or cluster.provider_config
-        site = Site(cluster.gpus_per_node, self.resolve_l3(tier))
+        site = Site(cluster.gpus_per_node, self.resolve_l3(tier), pools=cluster.pools)
         credentials = self.resolve_credentials(tier)
         moved = self.delivery.cluster not in ("", tier.spec.inference_cluster_ref.name)
         if moved:

@@ -381,6 +381,7 @@ class DRA(Model):
 
     device_class_name: ObjectName
     selectors: tuple[Selector, ...] = Field((), max_length=8)
+    align_with_gpu: Bool = Field(default=False, alias="alignWithGPU")
 
 
 class ExtendedResource(Model):

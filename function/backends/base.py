@@ -69,12 +69,14 @@ class Site:
     """What a backend has to know of the inference cluster, and of the tier behind this one.
 
     `gpus_per_node` is the largest pool's, None if unknown. `l3` is the tier that `spec.hicache.l3.tierRef` names.
-    `known` is False while nobody has read the cluster yet.
+    `known` is False while nobody has read the cluster yet. `pools` are what a node of each pool can hand out by claim,
+    by DeviceClass.
     """
 
     gpus_per_node: int | None = None
     l3: Tier | None = None
     known: bool = True
+    pools: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -185,8 +187,9 @@ class EnginePatch:
     it and of its LMCache, or the like, that the rest is written for. `guards` are variables that must not be the
     user's. `kv_transfer` is vLLM's --kv-transfer-config, which goes beside the user's own. It, `env`, `mounts`, `args`,
     `resources` (extended ones, by name), `ports` and `capabilities` go into the engine's container, the rest into the
-    pod. `claims` are a pod's resourceClaims, which the container then uses. `affinity` holds nodeSelectorTerms. `role`
-    is the engine's, if the rest is written for it.
+    pod. `devices` are DRA requests, for which whoever applies the patch finds a claim, with `align` one that puts
+    them on the PCIe roots of the GPUs. `affinity` holds nodeSelectorTerms. `role` is the engine's, if the rest is
+    written for it.
     """
 
     tier: str
@@ -201,7 +204,8 @@ class EnginePatch:
     env: Sequence[kube.Manifest] = ()
     args: Sequence[str] = ()
     resources: Mapping[str, str] = field(default_factory=dict)
-    claims: Sequence[kube.Manifest] = ()
+    devices: Sequence[kube.Manifest] = ()
+    align: bool = False
     ports: Sequence[kube.Manifest] = ()
     capabilities: Sequence[str] = ()
     host_network: bool = False
@@ -219,6 +223,7 @@ class EnginePatch:
         own = {
             **vars(self),
             "basis": self.basis or None,
+            "align": self.align or None,
             "host_network": self.host_network or None,
             "notices": [vars(n) for n in self.notices],
         }

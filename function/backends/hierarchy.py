@@ -34,7 +34,8 @@ class Store:
     mounts: Sequence[kube.Manifest] = ()
     volumes: Sequence[kube.Manifest] = ()
     resources: Mapping[str, str] = field(default_factory=dict)
-    claims: Sequence[kube.Manifest] = ()
+    devices: Sequence[kube.Manifest] = ()
+    align: bool = False
     capabilities: Sequence[str] = ()
     host_network: bool = False
     annotations: Mapping[str, str] = field(default_factory=dict)
@@ -125,7 +126,8 @@ def attach(
             *(store.args() if store else ()),
         ],
         resources=behind.resources,
-        claims=behind.claims,
+        devices=behind.devices,
+        align=behind.align,
         capabilities=behind.capabilities,
         host_network=behind.host_network,
         mounts=behind.mounts,

@@ -19,7 +19,8 @@ class Engine:
     unknown or too old. `lmcache` is the LMCache in the image, None where unknown. `line` is its command line.
     `role` is Prefill or Decode where the user has split the work. `env` are its own variables, None for a value that
     is not in the spec, and `settings` those, by name, that may
-    change how it lays KV out. An engine of several `pods` has its `ranks` in each of them.
+    change how it lays KV out. An engine of several `pods` has its `ranks` in each of them. `devices` are what its own
+    claims ask for, by DeviceClass, and `pool` its nodes', where they are known; no patch depends on them.
     """
 
     kind: Kind
@@ -35,6 +36,8 @@ class Engine:
     settings: tuple[tuple[str, str | None], ...] = ()
     env: Mapping[str, str | None] = field(default_factory=dict)
     pods: int = 1
+    devices: Mapping[str, int] = field(default_factory=dict)
+    pool: str = ""
 
     @property
     def spans(self) -> bool:

@@ -217,6 +217,7 @@ SAMPLES: Mapping[str, Sequence[tuple[Changes, Any]]] = {
     "hicache.l3.file.sizePerRank": [(SHARED, "1Ti")],
     "rdma.dra.deviceClassName": [(OVER_CLAIMS, "other"), ({**P2P, "rdma": {**CLAIM, **ALONE}}, "other")],
     "rdma.dra.selectors": [(OVER_CLAIMS, [{"cel": "true"}])],
+    "rdma.dra.alignWithGPU": [(OVER_CLAIMS, True), ({**P2P, "rdma": {**CLAIM, **ALONE}}, True)],
     "rdma.extendedResource.name": [(OVER_NICS, "rdma/other")],
     "rdma.agents.count": [(OVER_NICS, 3), (OVER_CLAIMS, 3)],
     "rdma.engines.count": [(OVER_NICS, 3), (OVER_CLAIMS, 3), ({**P2P, "rdma": {**NICS, **ALONE}}, 3)],

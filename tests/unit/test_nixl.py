@@ -365,12 +365,18 @@ class TestP2P:
             {"name": "UCX_IB_GID_INDEX", "value": "0"},
         ]
 
-    def test_nics_by_claim_have_their_template(self) -> None:
+    def test_nics_by_claim_are_the_engines_to_claim(self) -> None:
         rdma = {"dra": {"deviceClassName": "nics"}, "agents": {"count": 0}, "engines": {"count": 1}}
         to = moving(rdma=rdma)
-        (claim,) = attach(to, engine(role="Prefill")).claims
-        templates = [p.manifest for p in plan(to).parts if p.manifest["kind"] == "ResourceClaimTemplate"]
-        assert [t["metadata"]["name"] for t in templates] == [claim["resourceClaimTemplateName"]]
+        patch = attach(to, engine(role="Prefill"))
+        assert patch.devices == [{"name": "kv-nic", "exactly": {"deviceClassName": "nics", "count": 1}}]
+        assert [p.name for p in plan(to).parts] == ["engines-network-policy"]
+
+    def test_nodes_without_enough_nics_are_said(self) -> None:
+        rdma = {"dra": {"deviceClassName": "nics"}, "agents": {"count": 0}, "engines": {"count": 5}}
+        to, site = moving(rdma=rdma), Site(pools={"h100": {"nics": 4}})
+        assert refuse(to, engine(role="Prefill"), site).reason == "InsufficientNICs"
+        assert [n.type for n in plan(to, site).notices] == ["InsufficientNICs"]
 
     @pytest.mark.parametrize(
         ("subject", "reason", "says"),

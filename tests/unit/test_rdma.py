@@ -2,15 +2,16 @@
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from function import api, rdma, releases
+from function import api, claims, rdma, releases
 from function.api.tier import TierSpec
-from function.attach import apply
+from function.attach import apply, taken
 from function.backends import of
-from function.backends.base import EnginePatch, Site, Tier
+from function.backends.base import EnginePatch, Refusal, Site, Tier
 from function.kube import Manifest
 from tests.unit.builders import engine
 
@@ -50,19 +51,20 @@ def test_agents_and_engines_are_counted_apart() -> None:
     assert rdma.for_agents(by_resource).resources == {"rdma/hca": "1"}
     assert rdma.for_engine(by_resource).resources == {"rdma/hca": "2"}
     by_claim = tier(1, 2, **BY_CLAIM)
-    names = [n.claims[0]["resourceClaimTemplateName"] for n in (rdma.for_agents(by_claim), rdma.for_engine(by_claim))]
-    counts = {
-        p.manifest["metadata"]["name"]: p.manifest["spec"]["spec"]["devices"]["requests"][0]["exactly"]["count"]
-        for p in rdma.parts(by_claim)
-    }
-    assert [counts[name] for name in names] == [1, 2]
+    (template,) = rdma.parts(by_claim)
+    (claim,) = rdma.for_agents(by_claim).claims
+    assert claim == {"name": "kv-nics", "resourceClaimTemplateName": template.manifest["metadata"]["name"]}
+    assert template.manifest["metadata"]["name"].startswith(f"{INSTANCE}-nics-")
+    assert template.manifest["spec"]["spec"]["devices"]["requests"][0]["exactly"]["count"] == 1
+    assert [d["exactly"]["count"] for d in rdma.for_engine(by_claim).devices] == [2]
 
 
-def test_equal_counts_share_a_template() -> None:
-    both = tier(2, 2, **BY_CLAIM)
-    (only,) = rdma.parts(both)
-    for nics in (rdma.for_agents(both), rdma.for_engine(both)):
-        assert nics.claims[0]["resourceClaimTemplateName"] == only.manifest["metadata"]["name"]
+def test_an_engine_brings_its_own_template() -> None:
+    nics = rdma.for_engine(tier(2, 2, **BY_CLAIM))
+    assert nics.claims == ()
+    assert nics.devices == [{"name": "kv-nic", "exactly": {"deviceClassName": "rdma.example", "count": 2}}]
+    assert not nics.align
+    assert rdma.for_engine(tier(dra={"deviceClassName": "rdma.example", "alignWithGPU": True})).align
 
 
 @pytest.mark.parametrize("how", [BY_RESOURCE, BY_CLAIM])
@@ -70,7 +72,7 @@ def test_whoever_has_no_nic_needs_nothing(how: Manifest) -> None:
     without = nixl(0, 1, **how)
     assert rdma.for_agents(without) == rdma.Nics()
     assert rdma.for_engine(without).capabilities == ("IPC_LOCK",)
-    assert len(rdma.parts(without)) == (1 if how is BY_CLAIM else 0)
+    assert rdma.parts(without) == []
 
 
 @pytest.mark.parametrize(("agents", "engines"), [(0, 1), (1, 0), (0, 0)])
@@ -144,6 +146,64 @@ def test_what_is_no_part_of_a_request_leaves_its_template(change: Manifest) -> N
     assert rdma.parts(tier(**BY_CLAIM)) == rdma.parts(tier(**BY_CLAIM, **change))
 
 
+# --- how many there are -------------------------------------------------------------------------------------------
+
+POOLS = {"h100": {"gpu.nvidia.com": 8, "rdma.example": 8}, "l40s": {"rdma.example": 2}, "a100": {"gpu.nvidia.com": 8}}
+
+
+@pytest.mark.parametrize(
+    ("agents", "engines", "own", "pool", "says"),
+    [
+        (1, 7, 0, "", ""),
+        (1, 8, 0, "", "agents.count (is 1) and engines.count (is 8) are more than the 8 of DeviceClass rdma.example"),
+        (1, 1, 0, "l40s", ""),
+        (1, 2, 0, "l40s", "more than the 2 of DeviceClass rdma.example that a node of pool l40s has"),
+        # What the engine claims by itself is of the same node.
+        (1, 3, 4, "h100", ""),
+        (1, 4, 4, "h100", "and the 4 that the engine claims itself are more than the 8"),
+        # Of a pool that lists none of the class nobody knows how many it has.
+        (8, 8, 8, "a100", ""),
+        (1, 8, 0, "gone", "more than the 8 of DeviceClass rdma.example that a node has"),
+    ],
+)
+def test_agent_and_engine_cannot_have_more_nics_than_their_node(
+    agents: int, engines: int, own: int, pool: str, says: str
+) -> None:
+    asking = replace(engine(), devices={"rdma.example": own, "gpu.nvidia.com": 8}, pool=pool)
+    to = tier(agents, engines, **BY_CLAIM)
+    found = of(to.spec).attach(to, Site(pools=POOLS), asking)
+    if says:
+        assert isinstance(found, Refusal)
+        assert found.reason == "InsufficientNICs"
+        assert says in found.message
+        assert "lower them, which are of KVOffloadTier modelplane-system/shared" in found.message
+    else:
+        assert isinstance(found, EnginePatch)
+
+
+def test_the_pool_may_be_the_tiers_choice() -> None:
+    to = tier(1, 2, **BY_CLAIM)
+    placement = to.spec.placement.model_copy(update={"node_selector": {"modelplane.ai/pool": "l40s"}})
+    to = replace(to, spec=to.spec.model_copy(update={"placement": placement}))
+    assert isinstance(of(to.spec).attach(to, Site(pools=POOLS), engine()), Refusal)
+    assert [n.reason for n in of(to.spec).plan(to, Site(pools=POOLS), {}).notices] == ["MoreThanANodeHas"]
+
+
+@pytest.mark.parametrize(
+    ("to", "pools"), [(tier(9, 9, **BY_CLAIM), {}), (tier(9, 9, **BY_RESOURCE), POOLS), (tier(4, 4, **BY_CLAIM), POOLS)]
+)
+def test_nothing_is_said_of_what_is_not_known_or_is_enough(to: Tier, pools: Any) -> None:
+    assert isinstance(of(to.spec).attach(to, Site(pools=pools), engine()), EnginePatch)
+    assert rdma.notices(to, Site(pools=pools)) == []
+
+
+def test_a_tier_says_that_no_node_can_have_its_agent_and_an_engine() -> None:
+    (notice,) = rdma.notices(tier(2, 8, **BY_CLAIM), Site(pools=POOLS))
+    assert notice.type == "InsufficientNICs"
+    assert "agents.count (is 2) and engines.count (is 8) are more than the 8" in notice.message
+    assert "InferenceCluster eu-h100" in notice.message
+
+
 # --- what an engine's pod becomes ---------------------------------------------------------------------------------
 
 
@@ -153,6 +213,12 @@ def patch(of_tier: Tier) -> EnginePatch:
     return found
 
 
+def claimed(of_tier: Tier) -> claims.Claim | None:
+    """Give what an engine claims its NICs by, where it has no claim that they could join."""
+    devices = patch(of_tier).devices
+    return claims.own(devices, {"name": "chat", "namespace": "default"}, "") if devices else None
+
+
 def template(**container: Any) -> Manifest:
     return {"metadata": {"labels": {"app": "chat"}}, "spec": {"containers": [{"name": "engine", **container}]}}
 
@@ -160,7 +226,7 @@ def template(**container: Any) -> Manifest:
 def merged(of_tier: Tier, before: Manifest) -> tuple[Manifest, Manifest]:
     """Attach a pod; the result is its container, and its spec without it."""
     untouched = copy.deepcopy(before)
-    after, _ = apply(before, patch(of_tier), "engine")
+    after, _ = apply(before, patch(of_tier), "engine", claim=claimed(of_tier))
     assert before == untouched
     spec = after["spec"]
     (container,) = spec["containers"]
@@ -183,12 +249,20 @@ def test_an_engine_asks_for_its_nics_by_claim_beside_its_gpus() -> None:
     before["spec"]["resourceClaims"] = [{"name": "gpus", "resourceClaimTemplateName": "two-h100"}]
     container, pod = merged(tier(1, 2, **BY_CLAIM), before)
     assert container["resources"] == {"claims": [{"name": "gpus"}, {"name": "kv-nics"}]}
-    (_, two) = sorted(rdma.parts(tier(1, 2, **BY_CLAIM)), key=lambda p: str(p.manifest["spec"]))
-    assert pod["resourceClaims"] == [
-        {"name": "gpus", "resourceClaimTemplateName": "two-h100"},
-        {"name": "kv-nics", "resourceClaimTemplateName": two.manifest["metadata"]["name"]},
-    ]
-    assert two.manifest["metadata"]["name"].startswith(f"{INSTANCE}-nics-")
+    (gpus, nics) = pod["resourceClaims"]
+    assert gpus == {"name": "gpus", "resourceClaimTemplateName": "two-h100"}
+    claim = claimed(tier(1, 2, **BY_CLAIM))
+    assert claim
+    assert nics == claim.entry
+
+
+def test_a_claim_of_the_users_own_may_have_the_name() -> None:
+    before, asks = template(), patch(tier(**BY_CLAIM))
+    before["spec"]["resourceClaims"] = [{"name": "kv-nics", "resourceClaimTemplateName": "mine"}]
+    assert "resource claim 'kv-nics' of its own" in taken(before, asks, "engine")
+    assert taken(before, patch(tier(**BY_RESOURCE)), "engine") == ""
+    once, _ = apply(template(), asks, "engine", claim=claimed(tier(**BY_CLAIM)))
+    assert taken(once, asks, "engine") == ""
 
 
 @pytest.mark.parametrize(
@@ -249,15 +323,15 @@ def test_attaching_twice_adds_nothing(how: Manifest) -> None:
     before = template(
         resources={"limits": {"nvidia.com/gpu": "1"}}, securityContext={"capabilities": {"add": ["SYS_PTRACE"]}}
     )
-    once, _ = apply(before, patch(tier(**how)), "engine")
-    twice, _ = apply(once, patch(tier(**how)), "engine")
+    once, _ = apply(before, patch(tier(**how)), "engine", claim=claimed(tier(**how)))
+    twice, _ = apply(once, patch(tier(**how)), "engine", claim=claimed(tier(**how)))
     assert json.dumps(twice, sort_keys=True) == json.dumps(once, sort_keys=True)
 
 
 def test_only_the_engine_gets_the_nics() -> None:
     before = template()
     before["spec"]["containers"].append({"name": "sidecar", "image": "proxy:1"})
-    after, _ = apply(before, patch(tier(**BY_CLAIM)), "engine")
+    after, _ = apply(before, patch(tier(**BY_CLAIM)), "engine", claim=claimed(tier(**BY_CLAIM)))
     assert after["spec"]["containers"][1] == {"name": "sidecar", "image": "proxy:1"}
 
 

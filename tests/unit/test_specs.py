@@ -91,7 +91,7 @@ def test_once_everything_runs_a_tier_is_ready(backend: str, data: st.DataObject)
     first = composed(spec)
     second = render(first.composite, observe(first), required())
     states = {c["type"]: c["status"] for c in second.composite["status"]["conditions"]}
-    warnings = {"HostNetworkUnprotected", "KeysNotDurable", "EtcdFillsUp"}
+    warnings = {"HostNetworkUnprotected", "KeysNotDurable", "EtcdFillsUp", "InsufficientNICs"}
     assert {type_ for type_, status in states.items() if status != "True"} <= warnings
 
 

@@ -34,7 +34,7 @@ class Mooncake:
         """Name the Secret with a given etcd's authority, unless it is on the inference cluster already."""
         return cluster.secret_name(tier)
 
-    def plan(self, tier: Tier, site: Site, credentials: Mapping[str, Credential]) -> Plan:  # noqa: ARG002
+    def plan(self, tier: Tier, site: Site, credentials: Mapping[str, Credential]) -> Plan:
         """Plan etcd, masters, agents, their NICs, and the connector's ConfigMap."""
         store = given(tier.spec.mooncake).etcd
         parts = [patches.config_map(tier), workloads.service_account(tier)]
@@ -51,27 +51,27 @@ class Mooncake:
         memory = {"cacheGiB": budget.segment, "overheadGiB": budget.headroom, "requestGiB": budget.memory}
         if budget.huge_pages:
             memory["hugePagesGiB"] = budget.huge_pages
-        return Plan(parts, held, memory | {"limitGiB": budget.memory}, _notices(tier))
+        return Plan(parts, held, memory | {"limitGiB": budget.memory}, _notices(tier, site))
 
     def attach(self, tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
         """Attach a vLLM engine as a client of the pool, or an SGLang engine with the pool behind its host memory."""
         if refusal := unsupported(engine, ("vLLM", "SGLang"), "choose another engine"):
             return refusal
         if engine.kind.name == "vLLM":
-            return rdma.port_taken(tier, engine) or patches.vllm(tier, engine)
+            return rdma.refusal(tier, site, engine) or patches.vllm(tier, engine)
         store = self.store(tier, site, engine)
         if isinstance(store, Refusal):
             return store
         # Twice its cache in GPU memory: SGLang's own default, which not every version has.
         return hierarchy.attach(tier, engine, hierarchy.Memory(ratio=2.0), "WriteThrough", store)
 
-    def store(self, tier: Tier, site: Site, engine: Engine) -> hierarchy.Store | Refusal:  # noqa: ARG002
+    def store(self, tier: Tier, site: Site, engine: Engine) -> hierarchy.Store | Refusal:
         """Give the pool as what stands behind an SGLang engine's host memory, or say why it cannot."""
-        return rdma.port_taken(tier, engine) or patches.store(tier, engine)
+        return rdma.refusal(tier, site, engine) or patches.store(tier, engine)
 
 
-def _notices(tier: Tier) -> list[Notice]:
-    found = []
+def _notices(tier: Tier, site: Site) -> list[Notice]:
+    found = rdma.notices(tier, site)
     spec = given(tier.spec.mooncake)
     provision = spec.etcd.provision if spec.etcd else None
     if tier.spec.rdma and tier.spec.rdma.host_network:

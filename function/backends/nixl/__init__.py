@@ -6,7 +6,7 @@ docs/facts.md.
 
 from collections.abc import Mapping
 
-from function import rdma, sizing, workloads
+from function import sizing, workloads
 from function.backends import hierarchy
 from function.backends.base import (
     CREDENTIALS,
@@ -34,7 +34,7 @@ class Nixl:
         """Plan the agents that look after files, the bucket's Secret, or what stands around engines that move KV."""
         spec = given(tier.spec.nixl)
         if spec.storage is None:
-            return Plan([*rdma.parts(tier), *p2p.parts(tier)], notices=p2p.notices(tier))
+            return Plan(p2p.parts(tier), notices=p2p.notices(tier, site))
         # Behind HiCache it is HiCache that shares out host memory.
         memory = storage.budget(tier, site) if tier.spec.backend == "Nixl" else {}
         if spec.storage.fs:
@@ -47,7 +47,7 @@ class Nixl:
         """Attach an engine that offloads, or a vLLM engine that has one half of the work."""
         if given(tier.spec.nixl).p2p:
             otherwise = "SGLang's own --disaggregation-mode does it without a tier; remove the tierRef"
-            return unsupported(engine, ("vLLM",), otherwise) or p2p.attach(tier, engine)
+            return unsupported(engine, ("vLLM",), otherwise) or p2p.attach(tier, site, engine)
         if refusal := unsupported(engine, ("vLLM", "SGLang"), "choose another engine"):
             return refusal
         if engine.kind.name == "vLLM":

@@ -1,7 +1,7 @@
 """KV moved from engines that prefill to engines that decode, without a store: vLLM's NixlConnector."""
 
 from function import kube, placement, rdma, workloads
-from function.backends.base import EnginePatch, Notice, Part, Refusal, Tier, given, too_old
+from function.backends.base import EnginePatch, Notice, Part, Refusal, Site, Tier, given, too_old
 from function.backends.nixl import storage
 from function.engines import Engine, pod, versions
 from function.engines import vllm as vllm_line
@@ -32,21 +32,23 @@ def parts(tier: Tier) -> list[Part]:
     return [Part("engines-network-policy", manifest)]
 
 
-def notices(tier: Tier) -> list[Notice]:
+def notices(tier: Tier, site: Site) -> list[Notice]:
     """Say what a platform engineer should know."""
+    found = rdma.notices(tier, site)
     if tier.spec.rdma is None or tier.spec.rdma.host_network is None:
-        return []
+        return found
     return [
+        *found,
         Notice(
             "HostNetworkUnprotected",
             "NoPolicyBindsIt",
             "engines use their node's network, where no NetworkPolicy applies: whoever reaches nodes reaches ports "
             f"from {_first(tier)} on, and may read KV",
-        )
+        ),
     ]
 
 
-def attach(tier: Tier, engine: Engine) -> EnginePatch | Refusal:
+def attach(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
     """Attach a vLLM engine in the role that its user gives it."""
     if refusal := too_old(engine, versions.VLLM_HANDSHAKE, "NixlConnector that refuses another model's KV"):
         return refusal
@@ -65,6 +67,8 @@ def attach(tier: Tier, engine: Engine) -> EnginePatch | Refusal:
             f"the engine serves on port {serving}, which is among the tier's {first} to {first + count - 1}; set "
             "another --port, or nixl.p2p.sideChannelPort",
         )
+    if refusal := rdma.too_few(tier, site, engine):
+        return refusal
     config: dict[str, object] = {"kv_connector": CONNECTOR, "kv_role": _ROLES[engine.role]}
     if engine.version >= versions.VLLM_LEASE:
         config["kv_connector_extra_config"] = {"kv_lease_duration": _LEASE_SECONDS}
@@ -85,7 +89,8 @@ def attach(tier: Tier, engine: Engine) -> EnginePatch | Refusal:
         # Declared, so that on the host network no two engines of a node get the same.
         ports=[{"name": f"kv-side-{i}", "containerPort": first + i} for i in range(count)],
         resources=nics.resources,
-        claims=nics.claims,
+        devices=nics.devices,
+        align=nics.align,
         capabilities=nics.capabilities,
         host_network=nics.host_network,
         labels=dict(workloads.engines(tier)),
