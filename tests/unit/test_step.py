@@ -5,10 +5,13 @@ import json
 from typing import Any
 
 import pytest
+from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 
-from function.attachment import TIER_ATTACHED, TIER_UNUSED
+from function import fn
+from function.attachment import NICS_NOT_ALIGNED, TIER_ATTACHED, TIER_UNUSED
 from function.kube import ANNOTATION_PATCH, Manifest
-from function.render import Rendered, render
+from function.render import Rendered, render, request
+from tests.lint.schemas import schema_errors
 from tests.standin import observe
 from tests.unit import modelplane
 from tests.unit.builders import INSTANCE, tier_spec
@@ -545,6 +548,266 @@ def test_a_path_goes_in_process_unless_it_is_vouched_for() -> None:
     rendered = Step(desired(standalone(pod("--model=/mnt/models")))).render()
     assert state(rendered, TIER_UNUSED) == ("True", "IdentityNotShared")
     assert "annotation kv-offload.modelplane.ai/identity" in rendered.condition(TIER_UNUSED)["message"]
+
+
+# --- NICs by claim ------------------------------------------------------------------------------------------------
+
+THEIRS = "resource-claim-main-standalone"
+
+
+def nic_tier(engines: int = 8, *, align: bool = True, **dra: Any) -> Manifest:
+    found = pool_tier()
+    rdma = {
+        "dra": {"deviceClassName": "rdma.example", "alignWithGPU": align, **dra},
+        "agents": {"count": 1},
+        "engines": {"count": engines},
+    }
+    found["spec"] |= {"mooncake": {"segmentGiBPerNode": 64, "protocol": "RDMA"}, "rdma": rdma}
+    return found
+
+
+def nic_story(before: dict[str, Manifest], engines: int = 8, **dra: Any) -> Step:
+    story = Step(before)
+    story.required[0] = nic_tier(engines, **dra)
+    return story
+
+
+def ours(rendered: Rendered, story: Step) -> dict[str, Manifest]:
+    """The ResourceClaimTemplates that were added to what came in, by key."""
+    added = {key: m for key, m in rendered.composed.items() if key not in story.before}
+    return {key: m["spec"]["forProvider"]["manifest"] if m["kind"] == "Object" else m for key, m in added.items()}
+
+
+def asks(template: Manifest) -> list[tuple[str, int]]:
+    return [(r["name"], r["exactly"]["count"]) for r in template["spec"]["spec"]["devices"]["requests"]]
+
+
+def test_nics_join_the_claim_that_has_the_gpus() -> None:
+    story = nic_story(desired(standalone(pod(MODEL))))
+    rendered = story.render()
+    ((key, copied),) = ours(rendered, story).items()
+    assert schema_errors(copied) == []
+    assert asks(copied) == [(f"gpu-{n}", 1) for n in range(8)] + [(f"kv-nic-{n}", 1) for n in range(8)]
+    assert key == f"{MAIN}-{copied['metadata']['name']}"
+    wrapped, workload = rendered.composed[key], rendered.composed[MAIN]
+    assert wrapped["spec"]["providerConfigRef"] == workload["spec"]["providerConfigRef"]
+    assert copied["metadata"]["namespace"] == "default"
+    claims = template(rendered)["spec"]["resourceClaims"]
+    assert claims == [{"name": "devices", "resourceClaimTemplateName": copied["metadata"]["name"]}]
+    assert engine(rendered)["resources"] == {"claims": [{"name": "devices"}]}
+    assert untouched(rendered, {THEIRS: story.before[THEIRS]}) == {THEIRS: story.before[THEIRS]}
+    assert state(rendered, NICS_NOT_ALIGNED) == ("False", "Nothing")
+
+
+def test_a_claim_is_ready_once_it_is_there() -> None:
+    story = nic_story(desired(standalone(pod(MODEL))))
+    first = fn.run(request(story.composite, [], wanted(story), story.before))
+    (key,) = set(first.desired.resources) - set(story.before)
+    assert first.desired.resources[key].ready == fnv1.READY_UNSPECIFIED
+    settled = story.settle()
+    again = fn.run(request(story.composite, story.observed, wanted(story), story.before))
+    assert again.desired.resources[key].ready == fnv1.READY_TRUE
+    assert story.render().composed == settled.composed
+
+
+def wanted(story: Step) -> list[tuple[str, Manifest | None]]:
+    there, on = story.required
+    return [("tier modelplane-system/shared", there), ("cluster eu-h100", on)]
+
+
+def test_what_cannot_be_aligned_is_said() -> None:
+    rendered = nic_story(desired(standalone(pod(MODEL))), engines=4).render()
+    assert state(rendered, NICS_NOT_ALIGNED) == ("True", "CannotAlign")
+    assert "8 GPUs cannot have equal shares of 4 NICs" in rendered.condition(NICS_NOT_ALIGNED)["message"]
+    assert state(rendered, TIER_ATTACHED) == ("True", "Attached")
+    silent = nic_story(desired(standalone(pod(MODEL))), engines=4, align=False).render()
+    assert state(silent, NICS_NOT_ALIGNED) == ("False", "Nothing")
+
+
+def test_an_engine_whose_template_is_not_here_gets_a_second_claim() -> None:
+    before = desired(standalone(pod(MODEL)))
+    before[THEIRS] = wrap(claim(name="other"))
+    story = nic_story(before)
+    rendered = story.render()
+    ((_, second),) = ours(rendered, story).items()
+    assert schema_errors(second) == []
+    assert second["metadata"]["name"].startswith("main-nics-")
+    assert asks(second) == [("kv-nic", 8)]
+    assert template(rendered)["spec"]["resourceClaims"] == [
+        {"name": "devices", "resourceClaimTemplateName": "main-devices"},
+        {"name": "kv-nics", "resourceClaimTemplateName": second["metadata"]["name"]},
+    ]
+    assert engine(rendered)["resources"] == {"claims": [{"name": "devices"}, {"name": "kv-nics"}]}
+    assert "no step of this pipeline composes" in rendered.condition(NICS_NOT_ALIGNED)["message"]
+
+
+@pytest.mark.parametrize("elsewhere", [{"provider_config": "us"}, {"namespace": "kv"}])
+def test_a_template_of_another_place_is_not_the_engines(elsewhere: dict[str, str]) -> None:
+    before, theirs = desired(standalone(pod(MODEL))), claim()
+    theirs["metadata"]["namespace"] = elsewhere.get("namespace", "default")
+    before[THEIRS] = wrap(theirs, provider_config=elsewhere.get("provider_config", CLUSTER))
+    story = nic_story(before)
+    assert [asks(t) for t in ours(story.render(), story).values()] == [[("kv-nic", 8)]]
+
+
+def two_members() -> dict[str, Manifest]:
+    leader, worker = pod(command=SERVE), pod("--headless", command=SERVE, leader=False)
+    worker["spec"]["resourceClaims"][0]["resourceClaimTemplateName"] = "worker-devices"
+    four = {"name": "gpu", "exactly": {"deviceClassName": "gpu.nvidia.com", "count": 4}}
+    return {
+        MAIN: wrap(gang(leader, worker), modelplane.AVAILABLE),
+        "resource-claim-main-leader": wrap(claim()),
+        "resource-claim-main-worker": wrap(claim(four, name="worker-devices")),
+    }
+
+
+def test_each_member_of_a_gang_has_a_claim_of_its_own() -> None:
+    story = nic_story(two_members())
+    rendered = story.render()
+    found = {t["metadata"]["name"]: t for t in ours(rendered, story).values()}
+    assert len(found) == 2
+    named = [
+        template(rendered, MAIN, *path)["spec"]["resourceClaims"][0]["resourceClaimTemplateName"]
+        for path in (LEADER, WORKER)
+    ]
+    gpus, nics = zip(*(_shares(found[name]) for name in named), strict=True)
+    assert (gpus, nics) == ((8, 4), (8, 8))
+    assert [name.rpartition("-nics-")[0] for name in named] == ["main-devices", "worker-devices"]
+
+
+def _shares(template_: Manifest) -> tuple[int, int]:
+    counts = asks(template_)
+    return (sum(c for n, c in counts if n.startswith("gpu")), sum(c for n, c in counts if n.startswith("kv-nic")))
+
+
+def test_members_without_claims_share_a_second_one() -> None:
+    before = two_members()
+    for role in ("leader", "worker"):
+        del before[f"resource-claim-main-{role}"]
+    story = nic_story(before)
+    assert len(ours(story.render(), story)) == 1
+
+
+def test_a_plain_workload_has_a_plain_template() -> None:
+    composite = {**replica(), "metadata": {"name": "r", "namespace": "default"}}
+    story = Step({"w": standalone(pod(MODEL)), "c": claim()}, composite)
+    story.required[0] = nic_tier()
+    story.required[1]["spec"] = {"cluster": {"source": "Local"}}
+    settled = story.settle()
+    ((key, copied),) = ours(settled, story).items()
+    assert copied["kind"] == "ResourceClaimTemplate"
+    assert settled.composed["w"]["spec"]["template"]["spec"]["resourceClaims"] == [
+        {"name": "devices", "resourceClaimTemplateName": copied["metadata"]["name"]}
+    ]
+    # A held workload keeps it as it is.
+    story.before["w"] = standalone(pod("--model=other/model"))
+    story.required = [story.required[1]]
+    assert story.render().composed[key] == settled.composed[key]
+
+
+def test_nics_go_with_the_attachment() -> None:
+    story = nic_story(desired(standalone(pod(MODEL))))
+    story.settle()
+    story.before = desired(standalone(pod(MODEL, annotations=None)))
+    rendered = story.render()
+    assert ours(rendered, story) == {}
+    assert untouched(rendered, story.before) == story.before
+
+
+def test_attaching_what_has_its_nics_changes_nothing_more() -> None:
+    first = nic_story(desired(standalone(pod(MODEL)))).render()
+    again = copy.deepcopy(first.composed)
+    for key, manifest in again.items():
+        manifest["metadata"] = {} if key in (MAIN, THEIRS, "epp-config") else {"annotations": {}}
+    second = nic_story(again).render()
+    assert template(second) == template(first)
+    assert second.composed.keys() == first.composed.keys()
+
+
+@pytest.mark.parametrize("gone", ["the tier", "its request", "its NICs"])
+def test_what_the_engine_claims_stays_to_the_byte_while_it_keeps_its_attachment(gone: str) -> None:
+    story = nic_story(desired(standalone(pod(MODEL))))
+    settled = story.settle()
+    if gone == "the tier":
+        story.required = [cluster()]
+    elif gone == "its request":
+        # One that asks for too much: the engine is refused, and keeps what it has.
+        story.required = [nic_tier(64, deviceClassName="other.example"), with_pools({"other.example": 8})]
+    else:
+        story.required = [with_nothing(), cluster()]
+    rendered = story.render()
+    assert rendered.condition(TIER_ATTACHED)["message"].count("keeps what attached it") == 1
+    assert rendered.composed == settled.composed
+
+
+def with_nothing() -> Manifest:
+    """A tier that is being changed, and cannot be composed as it is."""
+    found = nic_tier()
+    del found["spec"]["rdma"]
+    return found
+
+
+def test_an_engine_that_waits_keeps_its_claim() -> None:
+    story = nic_story(desired(standalone(pod(MODEL))))
+    settled = story.settle()
+    story.required = [cluster()]
+    story.before = desired(standalone(pod("--model=other/model")))
+    eight = [{"name": "other", "exactly": {"deviceClassName": "gpu.nvidia.com", "count": 2}}]
+    story.before[THEIRS] = wrap(claim(*eight))
+    rendered = story.render()
+    assert template(rendered) == template(settled)
+    assert ours(rendered, story) == ours(settled, story)
+
+
+def test_an_engine_that_never_ran_and_waits_has_no_claim() -> None:
+    story = nic_story(desired(standalone(pod(MODEL))))
+    story.required = [cluster()]
+    assert sorted(story.render().composed) == ["epp-config", THEIRS]
+
+
+def test_another_request_is_another_template() -> None:
+    story = nic_story(desired(standalone(pod(MODEL))))
+    before = ours(story.settle(), story)
+    story.required[0] = nic_tier(16)
+    after = ours(story.render(), story)
+    assert before.keys().isdisjoint(after)
+    assert len(after) == 1
+
+
+def with_pools(*pools: dict[str, int]) -> Manifest:
+    """Let the cluster say what a node of each pool has, by DeviceClass; the first is the engine's."""
+    found = cluster()
+    found["status"]["gpuPools"] = [
+        {
+            "name": name,
+            "devices": [
+                {"name": f"d{n}", "claim": "DRA", "driver": "x", "deviceClassName": class_, "count": count}
+                for n, (class_, count) in enumerate(devices.items())
+            ],
+        }
+        for name, devices in zip(("h100", "large"), pools, strict=False)
+    ]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("devices", "own", "reason"),
+    [
+        ({"rdma.example": 9}, 0, "Attached"),
+        ({"rdma.example": 8}, 0, "InsufficientNICs"),
+        ({"rdma.example": 16}, 8, "InsufficientNICs"),
+        ({"rdma.example": 17}, 8, "Attached"),
+        ({"gpu.nvidia.com": 8}, 8, "Attached"),
+    ],
+)
+def test_the_sum_of_nics_is_the_engines_pools(devices: dict[str, int], own: int, reason: str) -> None:
+    gpus = {"name": "gpu", "exactly": {"deviceClassName": "gpu.nvidia.com", "count": 8}}
+    mine = [{"name": "efa", "exactly": {"deviceClassName": "rdma.example", "count": own}}] if own else []
+    before = desired(standalone(pod(MODEL)))
+    before[THEIRS] = wrap(claim(gpus, *mine))
+    story = nic_story(before)
+    story.required[1] = with_pools(devices, {"rdma.example": 64})
+    assert state(story.render(), TIER_ATTACHED)[1] == reason
 
 
 def test_a_claim_is_left_as_it_is_where_the_tier_has_no_nics() -> None:
