@@ -9,6 +9,7 @@ import pytest
 from function import attachment, deployment
 from function.kube import ANNOTATION_PATCH, Manifest
 from function.render import Rendered, render
+from tests.lint.schemas import schema_errors
 from tests.unit.stories import Story, engine_story, messages, pod, specs, state, tier_story
 
 ENGINE = "engine-gke-h200-prod"
@@ -492,3 +493,58 @@ def test_a_role_that_the_tier_has_no_use_for_is_said() -> None:
     assert state(rendered, "RoleUnused") == ("True", "NotPeerToPeer")
     assert state(engine_story().render(), "RoleUnused") == ("False", "Nothing")
     assert state(engine_story(example="nixl-p2p").render(), "RoleUnused") == ("False", "Nothing")
+
+
+# --- NICs by claim ------------------------------------------------------------------------------------------------
+
+
+def nics(rendered: Rendered) -> list[Manifest]:
+    return [m for m in rendered.manifests if m["kind"] == "ResourceClaimTemplate"]
+
+
+def test_an_engine_claims_its_nics_by_a_template_of_its_own() -> None:
+    rendered = engine_story(example="mooncake-ha").settle()
+    (template,) = nics(rendered)
+    assert schema_errors({**template, "metadata": {**template["metadata"], "annotations": {}}}) == []
+    assert [r["exactly"]["count"] for r in template["spec"]["spec"]["devices"]["requests"]] == [4]
+    spec = pod(rendered)["spec"]
+    named = {"name": "kv-nics", "resourceClaimTemplateName": template["metadata"]["name"]}
+    assert spec["resourceClaims"] == [named]
+    assert spec["containers"][0]["resources"]["claims"] == [{"name": "kv-nics"}]
+    assert template["metadata"]["namespace"] == "default"
+    assert state(rendered, attachment.NICS_NOT_ALIGNED) == ("False", "Nothing")
+
+
+def test_nics_beside_gpus_whose_claim_nobody_reads_are_not_aligned() -> None:
+    story = engine_story(example="mooncake-ha")
+    story.required["KVOffloadTier"]["spec"]["rdma"]["dra"]["alignWithGPU"] = True
+    rendered = story.render()
+    assert state(rendered, attachment.NICS_NOT_ALIGNED) == ("True", "CannotAlign")
+    assert "KVOffloadTier modelplane-system/mooncake-ha" in rendered.condition(attachment.NICS_NOT_ALIGNED)["message"]
+
+
+@pytest.mark.parametrize("change", [None, {"deviceClassName": "other.example"}])
+def test_nics_stay_while_the_engine_keeps_its_attachment(change: Manifest | None) -> None:
+    story = engine_story(example="mooncake-ha")
+    before = nics(story.settle())
+    if change is None:
+        del story.required["KVOffloadTier"]
+    else:
+        story.required["KVOffloadTier"]["spec"]["rdma"]["dra"] = change
+        story.required["InferenceCluster"]["status"]["gpuPools"] = [
+            {"name": "h100", "devices": [{"name": "nic", "driver": "x", "deviceClassName": "other.example"}]}
+        ]
+    rendered = story.render()
+    assert state(rendered, attachment.TIER_ATTACHED)[1] == ("TierNotFound" if change is None else "InsufficientNICs")
+    assert "keeps what attached it" in rendered.condition(attachment.TIER_ATTACHED)["message"]
+    assert nics(rendered) == before
+
+
+def test_nics_go_with_the_attachment() -> None:
+    story = engine_story(example="mooncake-ha")
+    story.settle()
+    del story.composite["spec"]["engine"]["kvCache"]
+    story.composite["spec"]["inferenceClusterRef"] = {"name": "oke-h100"}
+    rendered = story.render()
+    assert nics(rendered) == []
+    assert "resourceClaims" not in pod(rendered)["spec"]

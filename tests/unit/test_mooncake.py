@@ -1157,6 +1157,16 @@ def test_what_a_tier_costs_is_a_warning(mooncake: Manifest, fields: Manifest, wa
     assert {t for t in types if rendered.condition(t)["status"] == "False"} == types - warnings
 
 
+def test_a_tier_whose_nics_no_node_has_says_so_and_is_composed() -> None:
+    tale = story(rdma=CLAIMS)
+    devices = [{"name": "nic", "driver": "x", "deviceClassName": "rdma.example", "count": 2}]
+    tale.required["InferenceCluster"]["status"]["gpuPools"] = [{"name": "h100", "devices": devices}]
+    rendered = tale.settle()
+    assert state(rendered, "InsufficientNICs") == ("True", "MoreThanANodeHas")
+    assert state(rendered, "Accepted")[0] == "True"
+    assert [m for m in rendered.manifests if m["kind"] == "DaemonSet"]
+
+
 def test_the_warning_of_the_hosts_network_names_its_ports() -> None:
     rendered = story(rdma=HOST).render()
     assert "21850" in rendered.condition("HostNetworkUnprotected")["message"]
