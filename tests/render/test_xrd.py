@@ -936,6 +936,7 @@ MISTAKES = [
     Mistake(TIER, "rdma.engines.count", "1", "must be of type integer", OVER_NICS),
     Mistake(TIER, "rdma.dra.deviceClassName", GONE, REQUIRED, {**CLAIMED, "rdma.dra.selectors": []}),
     Mistake(TIER, "rdma.dra.deviceClassName", "NICs", "should match", CLAIMED),
+    Mistake(TIER, "rdma.dra.alignWithGPU", "yes", "must be of type boolean", CLAIMED),
     Mistake(TIER, "rdma.dra.selectors", [{}], REQUIRED, CLAIMED),
     Mistake(TIER, "rdma.dra.selectors", [{"cel": ""}], EMPTY, CLAIMED),
     Mistake(TIER, "rdma.dra.selectors", 9 * [{"cel": "true"}], "must have at most 8 items", CLAIMED),

@@ -112,6 +112,7 @@ RDMA = st.builds(
     st.one_of(
         st.just({"extendedResource": {"name": "rdma/hca"}}),
         st.just({"dra": {"deviceClassName": "nics", "selectors": [{"cel": 'device.driver == "dra.net"'}]}}),
+        st.just({"dra": {"deviceClassName": "nics", "alignWithGPU": True}}),
     ),
     st.fixed_dictionaries(
         {"agents": COUNTS, "engines": COUNTS},

@@ -194,6 +194,14 @@ SPECS: dict[str, tuple[type[api.Model], Manifest]] = {
     ),
     "a pool over RDMA": (TierSpec, changed(MOONCAKE, mooncake__protocol=GONE, rdma=NICS)),
     "a pool over claimed NICs": (TierSpec, changed(MOONCAKE, mooncake__protocol="RDMA", rdma=CLAIMED)),
+    "a pool over claimed NICs beside their GPUs": (
+        TierSpec,
+        changed(
+            MOONCAKE,
+            mooncake__protocol="RDMA",
+            rdma={**CLAIMED, "dra": {"deviceClassName": "nics", "alignWithGPU": True}},
+        ),
+    ),
     "files": (TierSpec, NIXL),
     "objects": (
         TierSpec,
@@ -703,6 +711,10 @@ WRONG_POOLS: dict[str, tuple[Manifest, str]] = {
         NEEDS_NICS,
     ),
     "NICs for TCP": ({"rdma": NICS}, NICS_FOR_NOTHING),
+    "alignment by a word": (
+        {"mooncake__protocol": "RDMA", "rdma": {**CLAIMED, "dra": {"deviceClassName": "nics", "alignWithGPU": "yes"}}},
+        "spec.rdma.dra.alignWithGPU (is 'yes'): should be a valid boolean",
+    ),
     "NICs without a class or a resource": (
         {"mooncake__protocol": "RDMA", "rdma": {"agents": {"count": 1}, "engines": {"count": 1}}},
         "spec.rdma: set exactly one of dra and extendedResource",
