@@ -6,7 +6,7 @@ from typing import Any
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
-from function import api, attach, attachment, kube, resolve, status, tier, workloads
+from function import api, attach, attachment, kube, resolve, status, tier, usage, workloads
 from function.api.deployment import DeploymentSpec, TierRef
 from function.attachment import ROLE_UNUSED, TIER_ATTACHED, USER_OVERRIDES, WARNINGS, Attachment, Consumer
 from function.backends.base import EnginePatch, Part, Site, Tier
@@ -65,6 +65,7 @@ class Composer:
             self.resolve_and_deliver(spec)
         if not self.parts:
             self.delivery.keep_all()
+        self.use_tier()
         self.report()
 
     def accept(self) -> DeploymentSpec | None:
@@ -226,6 +227,17 @@ class Composer:
         ]
         for part in self.parts:
             self.delivery.put(part, cluster.name, provider_config)
+
+    def use_tier(self) -> None:
+        """Keep the tier that the engine is attached to from being deleted, and one that it was, while a pod may be."""
+        if not self.parts:
+            usage.keep(self.req, self.rsp)
+            return
+        engine = self.delivery.reference(ENGINE, self.cluster)
+        if self.patch:
+            user = f"ModelDeployment {self.namespace}/{self.name}"
+            usage.attach(self.rsp, self.patch.tier, engine, owner=f"engine/{self.name}", user=user)
+        usage.let_go(self.req, self.rsp, {engine["name"]: self.delivery.delivered[ENGINE].ready})
 
     def warn_of_notices(self) -> None:
         """Say what an ML engineer should know about the attachment."""

@@ -62,14 +62,14 @@ def load(path: Path) -> list[Manifest]:
 def request(
     composite: Manifest,
     observed: Iterable[Manifest] = (),
-    required: Iterable[tuple[str, Manifest | None]] = (),
+    required: Iterable[tuple[str, Manifest | Sequence[Manifest] | None]] = (),
 ) -> fnv1.RunFunctionRequest:
     """Build a request as Crossplane does.
 
     Args:
         composite: The observed composite.
         observed: Its composed resources, told apart by their composition-resource-name annotation.
-        required: Requirement names and what was found; None for one that was looked up and is not there.
+        required: Requirement names and what was found; None for what was looked up and is not there.
     """
     req = fnv1.RunFunctionRequest()
     resource.update(req.observed.composite, composite)
@@ -77,8 +77,8 @@ def request(
         resource.update(req.observed.resources[manifest["metadata"]["annotations"][_KEY]], manifest)
     for key, found in required:
         items = req.required_resources[key].items
-        if found is not None:
-            resource.update(items.add(), found)
+        for manifest in [found] if isinstance(found, dict) else found or ():
+            resource.update(items.add(), manifest)
     return req
 
 
@@ -93,7 +93,7 @@ def render(composite: Manifest, observed: Sequence[Manifest] = (), required: Seq
     Raises:
         RuntimeError: the requirements did not end, which Crossplane would refuse as well.
     """
-    found: dict[str, Manifest | None] = {}
+    found: dict[str, list[Manifest]] = {}
     for _ in range(_ROUNDS):
         rsp = fn.run(request(composite, observed, found.items()))
         wanted = {key: _select(selector, required) for key, selector in rsp.requirements.resources.items()}
@@ -103,17 +103,19 @@ def render(composite: Manifest, observed: Sequence[Manifest] = (), required: Seq
     raise RuntimeError(f"requirements did not settle in {_ROUNDS} rounds")
 
 
-def _select(selector: fnv1.ResourceSelector, required: Sequence[Manifest]) -> Manifest | None:
-    for manifest in required:
-        metadata = manifest["metadata"]
-        same = (manifest["apiVersion"], manifest["kind"], metadata["name"]) == (
-            selector.api_version,
-            selector.kind,
-            selector.match_name,
-        )
-        if same and metadata.get("namespace", "") == selector.namespace:
-            return manifest
-    return None
+def _select(selector: fnv1.ResourceSelector, required: Sequence[Manifest]) -> list[Manifest]:
+    return [manifest for manifest in required if _matches(selector, manifest)]
+
+
+def _matches(selector: fnv1.ResourceSelector, manifest: Manifest) -> bool:
+    metadata = manifest["metadata"]
+    if (manifest["apiVersion"], manifest["kind"]) != (selector.api_version, selector.kind):
+        return False
+    if selector.HasField("match_labels"):
+        # Without a namespace: in all of them.
+        labels = metadata.get("labels", {})
+        return all(labels.get(key) == value for key, value in selector.match_labels.labels.items())
+    return (metadata["name"], metadata.get("namespace", "")) == (selector.match_name, selector.namespace)
 
 
 def outcome(composite: Manifest, rsp: fnv1.RunFunctionResponse) -> Rendered:

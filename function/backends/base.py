@@ -16,6 +16,11 @@ from function.engines import Engine, versions
 _LONGEST_INSTANCE = 45
 
 
+def instance(namespace: str, name: str) -> str:
+    """Name the tier of this namespace and name on an inference cluster; also the value of kube.LABEL_TIER."""
+    return kube.child_name("kvtier", namespace, name, longest=_LONGEST_INSTANCE)
+
+
 @dataclass(frozen=True)
 class Tier:
     """A tier as backends see it: whose it is, what it says, and what it latched.
@@ -34,7 +39,7 @@ class Tier:
     @property
     def instance(self) -> str:
         """The name that everything of this tier has on the inference cluster, or begins with."""
-        return kube.child_name("kvtier", self.namespace, self.name, longest=_LONGEST_INSTANCE)
+        return instance(self.namespace, self.name)
 
     def named(self, component: str = "") -> str:
         """Name what a component has of its own, where a tier has several of a kind."""

@@ -12,7 +12,7 @@ def test_an_example_prints_what_it_becomes(capsys: pytest.CaptureFixture[str]) -
     assert main([str(EXAMPLES / "lmcache")]) == 0
     out = capsys.readouterr().out
     assert out.startswith("# KVOffloadTier modelplane-system/lmcache-h200 composes 6 resources\n#   DaemonSet ")
-    assert "# ModelDeployment default/llama-70b composes 2 resources\n" in out
+    assert "# ModelDeployment default/llama-70b composes 3 resources\n" in out
 
 
 @pytest.mark.parametrize("text", ["9e23452", "069031890389", "123456789012", "0x12", "true", "1_000"])
