@@ -237,7 +237,8 @@ class Composer:
         if self.patch:
             user = f"ModelDeployment {self.namespace}/{self.name}"
             usage.attach(self.rsp, self.patch.tier, engine, owner=f"engine/{self.name}", user=user)
-        usage.let_go(self.req, self.rsp, {engine["name"]: self.delivery.delivered[ENGINE].ready})
+        if not self.delivery.delivered[ENGINE].ready:
+            usage.keep(self.req, self.rsp, by=[engine["name"]])
 
     def warn_of_notices(self) -> None:
         """Say what an ML engineer should know about the attachment."""

@@ -1,6 +1,6 @@
 """Usages: what is in use cannot be deleted, and Crossplane says by whom."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 
 from crossplane.function import resource
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
@@ -63,31 +63,26 @@ def attach(rsp: fnv1.RunFunctionResponse, tier: str, by: kube.Manifest, *, owner
     _desire(rsp, key, kube.child_name(*parts), {kube.LABEL_TIER: label}, spec)
 
 
-def let_go(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse, carriers: Mapping[str, bool]) -> None:
-    """Let go of the tiers that engines were attached to, once no pod is any more; call it after `attach`.
+def keep(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse, by: Collection[str] | None = None) -> None:
+    """Desire observed Usages as they are: what is wrong or not known must not let go of what is in use.
 
-    Crossplane does not end a composed Usage before what it is `by` has gone, and an engine that was detached goes on.
-    So its `by` first becomes a name that nobody has, and in the pass after that it is deleted.
+    Crossplane ends at once a Usage that is not desired any more, whether or not what it is `by` goes on.
 
     Args:
         req: The request.
-        rsp: The response; what it desires is in use still.
-        carriers: What carries engines and goes on, by name, and whether all pods are of its newest revision.
+        rsp: The response; Usages that it desires already stay as desired.
+        by: Only those by what has these names, such as engines that still have pods of an older revision; None for all.
     """
-    for key, observed in _observed(req):
-        by = kube.text(observed, "spec", "by", "resourceRef", "name")
-        if key in rsp.desired.resources or by not in carriers:
+    for key, observed in sorted(req.observed.resources.items()):
+        usage = observed.resource
+        if kube.text(usage, "kind") != KIND or not key.startswith("uses-") or key in rsp.desired.resources:
             continue
-        name, labels, spec = _read(observed)
-        if carriers[by]:
-            labels, spec = {}, {**spec, "by": {**spec["by"], "resourceRef": {"name": name}}}
-        _desire(rsp, key, name, labels, spec)
-
-
-def keep(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse) -> None:
-    """Desire every observed Usage as it is: a wrong spec must not let go of what is in use."""
-    for key, observed in _observed(req):
-        _desire(rsp, key, *_read(observed))
+        if by is not None and kube.text(usage, "spec", "by", "resourceRef", "name") not in by:
+            continue
+        label, spec = kube.text(usage, "metadata", "labels", kube.LABEL_TIER), kube.sub(usage, "spec")
+        ours = kube.prune({f: v for f, v in (kube.plain(spec) if spec else {}).items() if f in _OURS})
+        name = kube.text(usage, "metadata", "name")
+        _desire(rsp, key, name, {kube.LABEL_TIER: label} if label else {}, ours)
 
 
 def count(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse) -> int | None:
@@ -112,20 +107,6 @@ def _attached(usage: structpb.Struct, namespace: str, name: str) -> bool:
         name,
         namespace,
     ) and not kube.text(usage, "metadata", "deletionTimestamp")
-
-
-def _observed(req: fnv1.RunFunctionRequest) -> Iterator[tuple[str, structpb.Struct]]:
-    for key, observed in sorted(req.observed.resources.items()):
-        if kube.text(observed.resource, "kind") == KIND and key.startswith("uses-"):
-            yield key, observed.resource
-
-
-def _read(observed: structpb.Struct) -> tuple[str, kube.Manifest, kube.Manifest]:
-    """Read what of an observed Usage is ours: its name, the tier's label, and its spec."""
-    label = kube.text(observed, "metadata", "labels", kube.LABEL_TIER)
-    spec = kube.sub(observed, "spec")
-    ours = {f: v for f, v in (kube.plain(spec) if spec else {}).items() if f in _OURS}
-    return kube.text(observed, "metadata", "name"), {kube.LABEL_TIER: label} if label else {}, kube.prune(ours)
 
 
 def _reference(to: kube.Manifest) -> kube.Manifest:
