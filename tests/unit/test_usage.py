@@ -218,6 +218,29 @@ def test_an_engine_that_comes_back_while_it_leaves_is_attached_as_before() -> No
     assert uses(after.composed) == uses(before.composed)
 
 
+def test_one_that_somebody_changed_is_mended_while_the_engine_rolls() -> None:
+    story = Fleet()
+    before = story.runs()
+    story.composite["spec"]["engine"]["image"] = "vllm/vllm-openai:v0.12.0"
+    story.render()
+    story.happen(surge=1)
+    (observed,) = (o for o in story.observed if o["kind"] == "Usage")
+    observed["spec"]["reason"] = "none"
+    del observed["metadata"]["labels"][kube.LABEL_TIER]
+    assert story.render().composed[KEY] == before.composed[KEY]
+
+
+def test_only_usages_by_what_is_named_are_kept() -> None:
+    story = engine_story()
+    story.settle()
+    story.happen()
+    req, name = request(story.composite, story.observed), story.observed[0]["metadata"]["name"]
+    for by, kept in ((None, {KEY}), ([name], {KEY}), (["another"], set()), ((), set())):
+        rsp = fnv1.RunFunctionResponse()
+        usage.keep(req, rsp, by)
+        assert set(rsp.desired.resources) == kept, by
+
+
 def test_the_users_own_wiring_lets_go_of_the_tier() -> None:
     story = Fleet()
     story.runs()
