@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from function import kube, placement
+from function import kube, memory, placement
 from function.backends.base import EnginePatch
 from function.engines import kv_transfer
 
@@ -85,7 +85,7 @@ def _container(container: kube.Manifest, patch: EnginePatch, overridden: list[st
         ports=_add(container.get("ports", ()), patch.ports, "name"),
         resources=_with(
             resources,
-            requests={**nics, **resources.get("requests", {})},
+            requests={**nics, **memory.requests(resources, patch), **resources.get("requests", {})},
             limits={**nics, **resources.get("limits", {})},
             claims=_add(resources.get("claims", ()), [{"name": c["name"]} for c in patch.claims], "name"),
         ),

@@ -24,8 +24,12 @@ USER_OVERRIDES = "UserOverrides"
 MULTIPROCESS_FORCED = "MultiprocessForced"
 REMOTE_NOT_ATTACHED = "RemoteNotAttached"
 ROLE_UNUSED = "RoleUnused"
+MEMORY_SHORT = "EngineMemoryShort"
 
-WARNINGS = (TIER_UNUSED, IMAGE_UNVERIFIED, USER_OVERRIDES, MULTIPROCESS_FORCED, REMOTE_NOT_ATTACHED, ROLE_UNUSED)
+WARNINGS = (
+    *(TIER_UNUSED, IMAGE_UNVERIFIED, USER_OVERRIDES, MULTIPROCESS_FORCED, REMOTE_NOT_ATTACHED, ROLE_UNUSED),
+    MEMORY_SHORT,
+)
 
 # Fields of a tier that no engine sees: changing one must not let a new function version write a patch anew.
 _UNSEEN = frozenset({"update_strategy", "allowed_namespaces"})

@@ -6,16 +6,15 @@ from typing import Any
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
-from function import api, attach, attachment, kube, resolve, status, tier, workloads
+from function import api, attach, attachment, kube, memory, resolve, status, tier, workloads
 from function.api.deployment import DeploymentSpec, TierRef
-from function.attachment import ROLE_UNUSED, TIER_ATTACHED, USER_OVERRIDES, WARNINGS, Attachment, Consumer
+from function.attachment import MEMORY_SHORT, ROLE_UNUSED, TIER_ATTACHED, USER_OVERRIDES, WARNINGS, Attachment, Consumer
 from function.backends.base import EnginePatch, Part, Site, Tier
 from function.cluster import MODELPLANE
 from function.cluster import View as ClusterView
 from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
 from function.delivery import Delivered, Delivery
 from function.engines import Engine, pod
-from function.engines.args import CommandLine
 from function.tier import Unavailable
 
 ACCEPTED = "Accepted"
@@ -94,14 +93,14 @@ class Composer:
         cluster = ClusterView.require(self.req, self.rsp, name)
         verdict, reason, message = cluster.verdict(self.delivery.provider_config)
         self.conditions.set(CLUSTER_REACHABLE, verdict, reason, message, warn=cluster.resolved and verdict == FALSE)
-        engine, line = pod.read(spec.engine, namespace=self.namespace, name=self.name)
+        engine, _ = pod.read(spec.engine, namespace=self.namespace, name=self.name)
         decision = self.attach(spec, found, cluster, engine)
         self.patch = decision.patch
         self.warn_of_notices()
         provider_config = self.delivery.provider_config or cluster.provider_config
         if decision.hold or not provider_config:
             return
-        self.deliver(spec, line, cluster, provider_config)
+        self.deliver(spec, engine, cluster, provider_config)
         self.check_cluster(spec, cluster)
 
     def resolve_tier(self, ref: TierRef) -> Tier | Unavailable:
@@ -192,13 +191,16 @@ class Composer:
 
     # --- deliver ----------------------------------------------------------------------------------------------
 
-    def deliver(self, spec: DeploymentSpec, line: CommandLine, cluster: ClusterView, provider_config: str) -> None:
+    def deliver(self, spec: DeploymentSpec, engine: Engine, cluster: ClusterView, provider_config: str) -> None:
         """Deliver the engine's Deployment and Service."""
+        line = engine.line
         namespace = self.running_namespace(cluster.name) or self.namespace_there
         selector = {"app.kubernetes.io/instance": self.instance, "app.kubernetes.io/component": "engine"}
         template = pod.pod_template(spec.engine, line, selector | kube.MANAGED_BY)
         annotations: Mapping[str, str] = {}
         if self.patch:
+            if short := memory.short(template["spec"]["containers"][0], self.patch, engine):
+                self.conditions.put(MEMORY_SHORT, short)
             template, overridden = attach.apply(template, self.patch, pod.CONTAINER)
             annotations = attachment.latch(self.patch)
             if set_by_user := attachment.overrides(self.patch, overridden):

@@ -186,7 +186,8 @@ class EnginePatch:
     user's. `kv_transfer` is vLLM's --kv-transfer-config, which goes beside the user's own. It, `env`, `mounts`, `args`,
     `resources` (extended ones, by name), `ports` and `capabilities` go into the engine's container, the rest into the
     pod. `claims` are a pod's resourceClaims, which the container then uses. `affinity` holds nodeSelectorTerms. `role`
-    is the engine's, if the rest is written for it.
+    is the engine's, if the rest is written for it. `memory` is what all this makes a pod of the engine hold in host
+    memory, in bytes; 0 where that is nothing, or not known.
     """
 
     tier: str
@@ -213,6 +214,7 @@ class EnginePatch:
     affinity: Sequence[kube.Manifest] = ()
     tolerations: Sequence[kube.Manifest] = ()
     notices: Sequence[Notice] = ()
+    memory: int = 0
 
     def to_json(self) -> str:
         """Write the patch as the latch holds it."""
@@ -220,6 +222,7 @@ class EnginePatch:
             **vars(self),
             "basis": self.basis or None,
             "host_network": self.host_network or None,
+            "memory": self.memory or None,
             "notices": [vars(n) for n in self.notices],
         }
         return kube.compact(kube.prune(own))

@@ -86,7 +86,8 @@ def test_the_engine_waits_for_its_tiers_config_map() -> None:
 
 def test_gpus_are_asked_for_by_the_arguments() -> None:
     story = engine_story(lambda d: d["spec"]["engine"]["args"].extend(["-tp", "4", "--pipeline_parallel_size=2"]))
-    assert pod(story.render())["spec"]["containers"][0]["resources"] == {"limits": {"nvidia.com/gpu": "8"}}
+    limits = pod(story.render())["spec"]["containers"][0]["resources"]["limits"]
+    assert limits == {"nvidia.com/gpu": "8"}
 
 
 # --- passes -------------------------------------------------------------------------------------------------------

@@ -32,7 +32,6 @@ def yaml(tier: Tier, site: Site) -> str:
         Invalid: mode InProcess on a site whose GPUs per node are unknown, or with less than 1 GiB a rank.
     """
     spec = given(tier.spec.lmcache)
-    rank = sizing.STAGING_GIB_PER_RANK
     settings: dict[str, object] = {
         "chunk_size": spec.chunk_size,
         "local_cpu": True,
@@ -42,7 +41,7 @@ def yaml(tier: Tier, site: Site) -> str:
         "save_unfull_chunk": False,
     }
     if spec.mode is Mode.IN_PROCESS:
-        rank, gpus = rank_gib(tier, site)
+        _, gpus = rank_gib(tier, site)
         if spec.disk_tier:
             # Half: a container that starts again finds the files of the one before, and counts none of them.
             disk = sizing.disk_capacity(sizing.quantity(spec.disk_tier.size_per_node)) / gpus / 2
@@ -55,9 +54,15 @@ def yaml(tier: Tier, site: Site) -> str:
                 "local_disk": f"file://{volumes.DISK_DIR}/",
                 "max_local_disk_size": float(sizing.amount("max_local_disk_size", disk)),
             }
-    settings["max_local_cpu_size"] = float(sizing.amount("max_local_cpu_size", rank * sizing.GIB))
+    settings["max_local_cpu_size"] = float(sizing.amount("max_local_cpu_size", held_gib(tier, site) * sizing.GIB))
     # Every value is a number, a bool or a string, and JSON's form of those is YAML's.
     return "".join(f"{key}: {kube.compact(value)}\n" for key, value in sorted(settings.items()))
+
+
+def held_gib(tier: Tier, site: Site) -> int:
+    """What each rank holds in process, in GiB: its whole share, or what it stages beside agents."""
+    in_process = given(tier.spec.lmcache).mode is Mode.IN_PROCESS
+    return rank_gib(tier, site)[0] if in_process else sizing.STAGING_GIB_PER_RANK
 
 
 def rank_gib(tier: Tier, site: Site) -> tuple[int, int]:
