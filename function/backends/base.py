@@ -170,10 +170,14 @@ class Notice:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why an engine is not attached: reason and message of the condition."""
+    """Why an engine is not attached: reason and message of the condition.
+
+    `rules_out` are connectors by which the engine as it is now must not run, even if one of them attached it before.
+    """
 
     reason: str
     message: str
+    rules_out: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

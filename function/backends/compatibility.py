@@ -4,6 +4,8 @@ Each function names the flag or variable, its value and the fix, or gives None; 
 not in the spec (a value from a Secret, a block size that vLLM chooses) rules out nothing.
 """
 
+from collections.abc import Sequence
+
 from function.backends.base import Refusal
 from function.engines import Engine, versions
 
@@ -19,20 +21,21 @@ _CONTEXT = ("--decode-context-parallel-size", "-dcp")
 _HYBRID = "--disable-hybrid-kv-cache-manager"
 
 
-def in_several_pods(engine: Engine, why: str, instead: str) -> Refusal | None:
+def in_several_pods(engine: Engine, connectors: Sequence[str], why: str, instead: str) -> Refusal | None:
     """Refuse an engine whose replica has its ranks in several pods.
 
     Args:
         engine: The engine.
+        connectors: By which it must not run.
         why: What would go wrong.
         instead: What to choose instead.
     """
     if not engine.spans:
         return None
-    return Refusal(GANG, f"the ranks of one replica are in {engine.pods} pods, and {why}; {instead}")
+    return Refusal(GANG, f"the ranks of one replica are in {engine.pods} pods, and {why}; {instead}", connectors)
 
 
-def chunks(engine: Engine, chunk_size: int) -> Refusal | None:
+def chunks(engine: Engine, connector: str, chunk_size: int) -> Refusal | None:
     """Refuse blocks that do not fill an agent's chunks: LMCache's multiprocess connector does not start with them."""
     block, context = engine.line.value(_BLOCK) or "", engine.line.integer(*_CONTEXT)
     if not block.isdecimal() or not int(block):
@@ -45,6 +48,7 @@ def chunks(engine: Engine, chunk_size: int) -> Refusal | None:
         INCOMPATIBLE,
         f"engine.args set {_BLOCK} {block},{scaled} of which the tier's lmcache.chunkSize (is {chunk_size}) is no "
         f"multiple; set one that divides {chunk_size}, or a tier's lmcache.chunkSize that is a multiple of {whole}",
+        [connector],
     )
 
 
@@ -57,7 +61,9 @@ def unshareable(engine: Engine, connector: str) -> Refusal | None:
     else:
         return None
     return Refusal(
-        INCOMPATIBLE, f"{what}, with which vLLM's GPU memory cannot be shared with an agent by {connector}; {fix}"
+        INCOMPATIBLE,
+        f"{what}, with which vLLM's GPU memory cannot be shared with an agent by {connector}; {fix}",
+        [connector],
     )
 
 
@@ -80,6 +86,7 @@ def remapped(engine: Engine, connector: str, *, registers: bool) -> Refusal | No
         INCOMPATIBLE,
         f"engine.env sets {said}, with which torch may move GPU memory that {connector} goes by the address of; remove "
         f"expandable_segments{fix}",
+        [connector],
     )
 
 
@@ -98,6 +105,7 @@ def asleep(engine: Engine, connector: str, since: versions.Version | None = None
         INCOMPATIBLE,
         f"engine.args set {_SLEEP}, after which {connector} would go on with GPU memory that is no longer "
         f"the engine's; {newer}remove it",
+        [connector],
     )
 
 
@@ -117,7 +125,9 @@ def hybrid(engine: Engine, connector: str, since: versions.Version | None = None
         return None
     newer = f"take vLLM {versions.show(since)} or newer, or " if since else ""
     return Refusal(
-        INCOMPATIBLE, f"engine.args set {off}, with which {connector} of this vLLM does not start; {newer}remove it"
+        INCOMPATIBLE,
+        f"engine.args set {off}, with which {connector} of this vLLM does not start; {newer}remove it",
+        [connector],
     )
 
 

@@ -4,6 +4,7 @@ The rules and their sources are in docs/lmcache.md. Every option whose default h
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from function import sizing, workloads
 from function.api.tier import Mode
@@ -27,6 +28,7 @@ from function.engines import Engine, versions
 from function.stores import valkey
 
 _DRA = "GPUsByDRA"
+_CONNECTORS = (connector.MULTIPROCESS, connector.IN_PROCESS)
 _GANG = (
     "LMCache looks for their KV in one agent alone, or in process by sockets of one pod, so hits would be lost, or "
     "ranks not start"
@@ -104,7 +106,7 @@ class LMCache:
                 "no LMCache version keys a LoRA adapter's KV apart from its base model's, so answers could be wrong; "
                 "remove --enable-lora, or the tierRef",
             )
-        if refusal := compatibility.in_several_pods(engine, _GANG, _INSTEAD):
+        if refusal := compatibility.in_several_pods(engine, _CONNECTORS, _GANG, _INSTEAD):
             return refusal
         mode = given(tier.spec.lmcache).mode
         in_process = patches.not_in_process(engine)
@@ -116,7 +118,7 @@ class LMCache:
             return patch.with_notice(Notice("MultiprocessForced", reason.reason, reason.message)) if reason else patch
         if mode is Mode.MULTIPROCESS:
             otherwise = "" if in_process else ", Auto would attach in process"
-            return Refusal(reason.reason, f"{reason.message}; the tier's mode is Multiprocess{otherwise}")
+            return replace(reason, message=f"{reason.message}; the tier's mode is Multiprocess{otherwise}")
         if in_process:
             return in_process
         patch = patches.in_process(tier, site, engine, support, whole_tier=False)
@@ -137,7 +139,10 @@ def _why_in_process(tier: Tier, engine: Engine, support: versions.VLLM) -> Refus
             "LMCacheTooOld", f"the image holds LMCache {versions.show(engine.lmcache)}, the agent needs {needed}"
         )
     chunk_size = given(tier.spec.lmcache).chunk_size
-    if refusal := compatibility.chunks(engine, chunk_size) or compatibility.unshareable(engine, connector.MULTIPROCESS):
+    if refusal := (
+        compatibility.chunks(engine, connector.MULTIPROCESS, chunk_size)
+        or compatibility.unshareable(engine, connector.MULTIPROCESS)
+    ):
         return refusal
     if not (engine.identity.plain or engine.identity.vouched):
         return Refusal(

@@ -102,6 +102,7 @@ def _incompatible(engine: Engine) -> Refusal | None:
     return (
         compatibility.in_several_pods(
             engine,
+            [CONNECTOR],
             f"each pod draws an engine id of its own, by which {CONNECTOR} refuses KV",
             "keep tensor and pipeline parallelism within a pod, or choose a tier that stores, of backend Mooncake",
         )

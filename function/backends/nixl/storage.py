@@ -87,7 +87,8 @@ def sglang(tier: Tier, engine: Engine) -> hierarchy.Store | Refusal:
     notices = [unverified(engine)]
     if spec.fs:
         why = "SGLang makes the folder of its files on the first one's node alone, so the others would not find it"
-        if refusal := compatibility.in_several_pods(engine, why, f"choose nixl.storage.obj{_OR_MOONCAKE}"):
+        instead = f"choose nixl.storage.obj{_OR_MOONCAKE}"
+        if refusal := compatibility.in_several_pods(engine, [hierarchy.CONNECTOR], why, instead):
             return refusal
         return hierarchy.Store(
             backend="nixl",
@@ -145,6 +146,7 @@ def _one_pod(engine: Engine) -> Refusal | None:
     """Say that what stands behind host memory reads one pod's /dev/shm alone, whatever other pods' ranks hold."""
     return compatibility.in_several_pods(
         engine,
+        [CONNECTOR],
         f"{CONNECTOR} stores what is in the first one's memory alone, so answers could be wrong",
         f"keep tensor and pipeline parallelism within a pod{_OR_MOONCAKE}",
     )
