@@ -86,7 +86,7 @@ def sglang(tier: Tier, engine: Engine) -> hierarchy.Store | Refusal:
         return refusal
     notices = [unverified(engine)]
     if spec.fs:
-        why = "SGLang makes the folder of its files on the first one's node alone, so the others would not find it"
+        why = "of a model with latent attention the first one alone writes, to its node's files, where no other looks"
         instead = f"choose nixl.storage.obj{_OR_MOONCAKE}"
         if refusal := compatibility.in_several_pods(engine, [hierarchy.CONNECTOR], why, instead):
             return refusal
