@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from function import kube, placement
+from function import kube, placement, preflight
 from function.backends.base import EnginePatch
 from function.engines import kv_transfer
 
@@ -41,6 +41,7 @@ def apply(
         ),
         "spec": _with(
             pod,
+            initContainers=_add(pod.get("initContainers", ()), _waits(pod, patch, container), "name"),
             containers=containers,
             volumes=_add(pod.get("volumes", ()), patch.volumes, "name"),
             nodeSelector={**patch.node_selector, **pod.get("nodeSelector", {})},
@@ -56,6 +57,7 @@ def taken(template: kube.Manifest, patch: EnginePatch, container: str) -> str:
     pod = template["spec"]
     engine: kube.Manifest = next((c for c in pod["containers"] if c.get("name") == container), {})
     needed = (
+        ("init container", "name", pod.get("initContainers", ()), _waits(pod, patch, container)),
         ("volume", "name", pod.get("volumes", ()), patch.volumes),
         ("resource claim", "name", pod.get("resourceClaims", ()), patch.claims),
         ("port", "name", engine.get("ports", ()), patch.ports),
@@ -72,6 +74,12 @@ def taken(template: kube.Manifest, patch: EnginePatch, container: str) -> str:
 def _with(base: kube.Manifest, **fields: Any) -> kube.Manifest:
     """Set fields, but leave out what says nothing, unless the user has said just that."""
     return {**base, **{name: value for name, value in fields.items() if value or name in base}}
+
+
+def _waits(pod: kube.Manifest, patch: EnginePatch, container: str) -> list[kube.Manifest]:
+    """Let the pod wait, after all that the user has it do, for what the engine would not start without."""
+    image = next((c.get("image", "") for c in pod["containers"] if c["name"] == container), "")
+    return [preflight.container(image, patch.tier, patch.waits)] if patch.waits else []
 
 
 def _affinity(users: kube.Manifest, patch: EnginePatch) -> kube.Manifest:

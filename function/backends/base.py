@@ -186,7 +186,8 @@ class EnginePatch:
     user's. `kv_transfer` is vLLM's --kv-transfer-config, which goes beside the user's own. It, `env`, `mounts`, `args`,
     `resources` (extended ones, by name), `ports` and `capabilities` go into the engine's container, the rest into the
     pod. `claims` are a pod's resourceClaims, which the container then uses. `affinity` holds nodeSelectorTerms. `role`
-    is the engine's, if the rest is written for it.
+    is the engine's, if the rest is written for it. `waits` are host:port, one of which has to answer before the engine
+    starts.
     """
 
     tier: str
@@ -212,6 +213,7 @@ class EnginePatch:
     node_selector: Mapping[str, str] = field(default_factory=dict)
     affinity: Sequence[kube.Manifest] = ()
     tolerations: Sequence[kube.Manifest] = ()
+    waits: Sequence[str] = ()
     notices: Sequence[Notice] = ()
 
     def to_json(self) -> str:

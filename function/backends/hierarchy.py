@@ -38,6 +38,7 @@ class Store:
     capabilities: Sequence[str] = ()
     host_network: bool = False
     annotations: Mapping[str, str] = field(default_factory=dict)
+    waits: Sequence[str] = ()
     notices: Sequence[Notice] = ()
 
     def args(self) -> list[str]:
@@ -134,6 +135,7 @@ def attach(
         labels=workloads.engines(owner or tier),
         annotations=behind.annotations,
         **placement.placed((owner or tier).spec.placement),
+        waits=behind.waits,
         notices=behind.notices,
     )
 

@@ -24,6 +24,7 @@ def multiprocess(tier: Tier, engine: Engine, support: versions.VLLM) -> EnginePa
         # An engine learns its agent's chunk size at start.
         annotations=workloads.connector_hash([config, given(tier.spec.lmcache).chunk_size]),
         **placement.placed(tier.spec.placement),
+        waits=[f"{tier.host()}:{connector.SERVER_PORT}"],
         notices=_image_notices(engine, versions.LMCACHE_MULTIPROCESS),
     )
 

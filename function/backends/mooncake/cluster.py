@@ -55,6 +55,11 @@ def master_address(tier: Tier) -> str:
     return f"{tier.host(MASTER)}:{RPC_PORT}"
 
 
+def waits(tier: Tier) -> list[str]:
+    """Give what has to answer before a client starts: it gives up without a master. Of several the leader alone does."""
+    return [f"{tier.host(MASTER)}:{RPC_PORT}"]
+
+
 def metadata_server(tier: Tier) -> str:
     """Give how clients find each other's segments; all of them must say the same."""
     if given(tier.spec.mooncake).metadata == "HTTP":

@@ -80,6 +80,7 @@ def vllm(tier: Tier, engine: Engine) -> EnginePatch | Refusal:
         labels=workloads.engines(tier),
         annotations=workloads.connector_hash(config_map(tier).manifest["data"]),
         **placement.placed(tier.spec.placement),
+        waits=cluster.waits(tier),
         notices=_notices(engine),
     )
 
@@ -104,6 +105,7 @@ def store(tier: Tier, engine: Engine) -> hierarchy.Store:
         capabilities=nics.capabilities,
         host_network=nics.host_network,
         annotations=workloads.connector_hash(config_map(tier).manifest["data"]),
+        waits=cluster.waits(tier),
         notices=_notices(engine),
     )
 
