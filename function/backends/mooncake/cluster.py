@@ -56,7 +56,7 @@ def master_address(tier: Tier) -> str:
 
 
 def waits(tier: Tier) -> list[str]:
-    """Give what has to answer before a client starts: it gives up without a master. Of several the leader alone does."""
+    """Give what has to answer before a client starts, which gives up without a master; of several the leader does."""
     return [f"{tier.host(MASTER)}:{RPC_PORT}"]
 
 
