@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from function import kube, placement, preflight
+from function import kube, placement
 from function.backends.base import EnginePatch
 from function.engines import kv_transfer
 
@@ -41,7 +41,7 @@ def apply(
         ),
         "spec": _with(
             pod,
-            initContainers=_add(pod.get("initContainers", ()), _waits(pod, patch, container), "name"),
+            initContainers=_add(pod.get("initContainers", ()), _init_containers(pod, patch, container), "name"),
             containers=containers,
             volumes=_add(pod.get("volumes", ()), patch.volumes, "name"),
             nodeSelector={**patch.node_selector, **pod.get("nodeSelector", {})},
@@ -57,7 +57,7 @@ def taken(template: kube.Manifest, patch: EnginePatch, container: str) -> str:
     pod = template["spec"]
     engine: kube.Manifest = next((c for c in pod["containers"] if c.get("name") == container), {})
     needed = (
-        ("init container", "name", pod.get("initContainers", ()), _waits(pod, patch, container)),
+        ("init container", "name", pod.get("initContainers", ()), _init_containers(pod, patch, container)),
         ("volume", "name", pod.get("volumes", ()), patch.volumes),
         ("resource claim", "name", pod.get("resourceClaims", ()), patch.claims),
         ("port", "name", engine.get("ports", ()), patch.ports),
@@ -76,10 +76,10 @@ def _with(base: kube.Manifest, **fields: Any) -> kube.Manifest:
     return {**base, **{name: value for name, value in fields.items() if value or name in base}}
 
 
-def _waits(pod: kube.Manifest, patch: EnginePatch, container: str) -> list[kube.Manifest]:
-    """Let the pod wait, after all that the user has it do, for what the engine would not start without."""
+def _init_containers(pod: kube.Manifest, patch: EnginePatch, container: str) -> list[kube.Manifest]:
+    """Give the patch's init containers the engine's own image; they run after all that the user has the pod do."""
     image = next((c.get("image", "") for c in pod["containers"] if c["name"] == container), "")
-    return [preflight.container(image, patch.tier, patch.waits)] if patch.waits else []
+    return [{**init, "image": image} for init in patch.init_containers]
 
 
 def _affinity(users: kube.Manifest, patch: EnginePatch) -> kube.Manifest:

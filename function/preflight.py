@@ -30,18 +30,16 @@ while True:
 """
 
 
-def container(image: str, tier: str, targets: Sequence[str], seconds: int = _SECONDS) -> kube.Manifest:
-    """Write the init container.
+def container(tier: str, targets: Sequence[str], seconds: int = _SECONDS) -> kube.Manifest:
+    """Write the init container, without its image.
 
     Args:
-        image: The engine's image.
         tier: The tier as people write it, for the message.
         targets: host:port, one of which has to answer.
         seconds: For how long it waits.
     """
     return {
         "name": NAME,
-        "image": image,
         "command": ["python3", "-c", _PROGRAM, str(seconds), tier, *targets],
         "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "128Mi"}},
         "terminationMessagePolicy": "FallbackToLogsOnError",

@@ -186,8 +186,8 @@ class EnginePatch:
     user's. `kv_transfer` is vLLM's --kv-transfer-config, which goes beside the user's own. It, `env`, `mounts`, `args`,
     `resources` (extended ones, by name), `ports` and `capabilities` go into the engine's container, the rest into the
     pod. `claims` are a pod's resourceClaims, which the container then uses. `affinity` holds nodeSelectorTerms. `role`
-    is the engine's, if the rest is written for it. `waits` are host:port, one of which has to answer before the engine
-    starts.
+    is the engine's, if the rest is written for it. `init_containers` run by the engine's image, and so
+    have none of their own.
     """
 
     tier: str
@@ -213,7 +213,7 @@ class EnginePatch:
     node_selector: Mapping[str, str] = field(default_factory=dict)
     affinity: Sequence[kube.Manifest] = ()
     tolerations: Sequence[kube.Manifest] = ()
-    waits: Sequence[str] = ()
+    init_containers: Sequence[kube.Manifest] = ()
     notices: Sequence[Notice] = ()
 
     def to_json(self) -> str:

@@ -38,7 +38,7 @@ class Store:
     capabilities: Sequence[str] = ()
     host_network: bool = False
     annotations: Mapping[str, str] = field(default_factory=dict)
-    waits: Sequence[str] = ()
+    init_containers: Sequence[kube.Manifest] = ()
     notices: Sequence[Notice] = ()
 
     def args(self) -> list[str]:
@@ -135,7 +135,7 @@ def attach(
         labels=workloads.engines(owner or tier),
         annotations=behind.annotations,
         **placement.placed((owner or tier).spec.placement),
-        waits=behind.waits,
+        init_containers=behind.init_containers,
         notices=behind.notices,
     )
 

@@ -7,12 +7,13 @@ import threading
 import time
 
 from function import preflight
+from function.attach import apply
 from tests.unit.builders import NEW, attach, engine, tier
 
 
 def run(*targets: str, seconds: int) -> "subprocess.Popen[str]":
     """Start what is rendered, by this Python."""
-    _, *words = preflight.container("image", "modelplane-system/shared", targets, seconds)["command"]
+    _, *words = preflight.container("modelplane-system/shared", targets, seconds)["command"]
     return subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True)
 
 
@@ -51,6 +52,19 @@ def test_it_gives_up_and_says_for_whom_it_waited() -> None:
 
 
 def test_an_engine_waits_for_the_agent_that_it_speaks_to_and_in_process_for_nobody() -> None:
-    new = attach(tier(), engine())
-    assert list(new.waits) == ["kvtier-modelplane-system-shared-5d78e.default.svc:5555"]
-    assert attach(tier({"mode": "InProcess"}), engine(image=NEW)).waits == ()
+    (wait,) = attach(tier(), engine()).init_containers
+    assert wait["command"][-3:] == [
+        "600",
+        "modelplane-system/shared",
+        "kvtier-modelplane-system-shared-5d78e.default.svc:5555",
+    ]
+    assert attach(tier({"mode": "InProcess"}), engine(image=NEW)).init_containers == ()
+
+
+def test_it_runs_by_the_engines_own_image_and_after_what_the_user_has_the_pod_do() -> None:
+    own = {"name": "download", "image": "fetch"}
+    pod = {"containers": [{"name": "engine", "image": NEW}], "initContainers": [own]}
+    attached, _ = apply({"spec": pod}, attach(tier(), engine()), "engine")
+    first, wait = attached["spec"]["initContainers"]
+    assert first == own
+    assert (wait["name"], wait["image"]) == (preflight.NAME, NEW)

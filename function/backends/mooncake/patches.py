@@ -1,6 +1,6 @@
 """What goes into an engine: a pure client of the pool, which gives no memory of its own to it."""
 
-from function import kube, placement, rdma, workloads
+from function import kube, placement, preflight, rdma, workloads
 from function.backends import hierarchy
 from function.backends.base import EnginePatch, Notice, Part, Refusal, Tier, too_old
 from function.backends.mooncake import cluster
@@ -80,7 +80,7 @@ def vllm(tier: Tier, engine: Engine) -> EnginePatch | Refusal:
         labels=workloads.engines(tier),
         annotations=workloads.connector_hash(config_map(tier).manifest["data"]),
         **placement.placed(tier.spec.placement),
-        waits=cluster.waits(tier),
+        init_containers=[preflight.container(tier.ref, cluster.waits(tier))],
         notices=_notices(engine),
     )
 
@@ -105,7 +105,7 @@ def store(tier: Tier, engine: Engine) -> hierarchy.Store:
         capabilities=nics.capabilities,
         host_network=nics.host_network,
         annotations=workloads.connector_hash(config_map(tier).manifest["data"]),
-        waits=cluster.waits(tier),
+        init_containers=[preflight.container(tier.ref, cluster.waits(tier))],
         notices=_notices(engine),
     )
 
