@@ -6,11 +6,10 @@ from typing import Any
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
-from function import api, attach, attachment, kube, memory, resolve, status, tier, workloads
-from function.api.deployment import DeploymentSpec, TierRef
+from function import api, attach, attachment, kube, memory, status, tier, workloads
+from function.api.deployment import DeploymentSpec
 from function.attachment import MEMORY_SHORT, ROLE_UNUSED, TIER_ATTACHED, USER_OVERRIDES, WARNINGS, Attachment, Consumer
 from function.backends.base import EnginePatch, Part, Site, Tier
-from function.cluster import MODELPLANE
 from function.cluster import View as ClusterView
 from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
 from function.delivery import Delivered, Delivery
@@ -80,7 +79,8 @@ class Composer:
 
     def resolve_and_deliver(self, spec: DeploymentSpec) -> None:
         """Resolve tier and cluster, attach, and deliver; leaves parts empty where everything stays as it is."""
-        found = self.resolve_tier(spec.engine.kv_cache.tier_ref) if spec.engine.kv_cache else None
+        ref = spec.engine.kv_cache.tier_ref if spec.engine.kv_cache else None
+        found = tier.require(self.req, self.rsp, ref, self.namespace) if ref else None
         self.behind = tier.l3(self.req, self.rsp, found) if isinstance(found, Tier) else None
         name = self.resolve_cluster_name(spec, found)
         if not name:
@@ -102,25 +102,6 @@ class Composer:
             return
         self.deliver(spec, engine, cluster, provider_config)
         self.check_cluster(spec, cluster)
-
-    def resolve_tier(self, ref: TierRef) -> Tier | Unavailable:
-        """Require the tier that the engine names, and read it."""
-        wanted = resolve.Reference(MODELPLANE, ref.kind, ref.name, ref.namespace)
-        found = resolve.require(self.req, self.rsp, "tier", wanted)
-        if found.state is resolve.State.UNRESOLVED:
-            return Unavailable("Waiting", f"{wanted} is not read yet", waiting=True)
-        if found.resource is None:
-            return Unavailable("TierNotFound", f"{wanted} does not exist")
-        try:
-            got = tier.read(found.resource)
-        except api.Invalid as e:
-            return Unavailable("TierInvalid", f"{wanted} cannot be used: {e}")
-        if got.spec.allowed_namespaces.from_ == "Same" and self.namespace != got.namespace:
-            return Unavailable(
-                "NamespaceNotAllowed",
-                f"{wanted} may be named from namespace {got.namespace} only (its allowedNamespaces.from is Same)",
-            )
-        return got
 
     def resolve_cluster_name(self, spec: DeploymentSpec, found: Tier | Unavailable | None) -> str:
         """Name the cluster: where the engine runs, else where the spec says, else the tier's; empty if unknown."""
@@ -160,7 +141,12 @@ class Composer:
             return attachment.NOT_REQUESTED
         if isinstance(found, Tier):
             found = self.same_place(found, cluster)
-        consumer = Consumer(engine, spec.engine.kv_cache.on_unavailable, self.delivery.observed(ENGINE, self.cluster))
+        consumer = Consumer(
+            engine,
+            spec.engine.kv_cache.on_unavailable,
+            [pod.pod_template(spec.engine, engine.line, {})],
+            observed=self.delivery.observed(ENGINE, self.cluster),
+        )
         site = Site(cluster.gpus_per_node, known=cluster.resolved)
         decision = attachment.decide(consumer, found, site, self.behind)
         if isinstance(found, Tier):

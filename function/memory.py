@@ -15,9 +15,15 @@ def requests(resources: kube.Manifest, patch: EnginePatch) -> kube.Manifest:
 
     The scheduler then leaves room for it. Never a limit: nobody knows what the engine itself needs.
     """
-    if not patch.memory or any(_MEMORY in resources.get(kind, {}) for kind in ("requests", "limits")):
+    if not patch.memory or said({"resources": resources}):
         return {}
     return {_MEMORY: sizing.whole_quantity(patch.memory)}
+
+
+def said(of: kube.Manifest) -> bool:
+    """Whether a container, or a pod, says anything of its memory."""
+    resources = of.get("resources") or {}
+    return any(_MEMORY in (resources.get(kind) or {}) for kind in ("requests", "limits"))
 
 
 def short(container: kube.Manifest, patch: EnginePatch, engine: Engine) -> Condition | None:
@@ -77,7 +83,8 @@ def _asks(container: kube.Manifest) -> tuple[str, int] | None:
 def _bytes(container: kube.Manifest, kind: str) -> int:
     """Read a memory quantity; 0 where there is none, or none that we can read."""
     try:
-        return sizing.quantity(str(container.get("resources", {}).get(kind, {}).get(_MEMORY, "")))
+        resources = container.get("resources") or {}
+        return sizing.quantity(str((resources.get(kind) or {}).get(_MEMORY, "")))
     except ValueError:
         return 0
 

@@ -190,8 +190,9 @@ class EnginePatch:
     user's. `kv_transfer` is vLLM's --kv-transfer-config, which goes beside the user's own. It, `env`, `mounts`, `args`,
     `resources` (extended ones, by name), `ports` and `capabilities` go into the engine's container, the rest into the
     pod. `claims` are a pod's resourceClaims, which the container then uses. `affinity` holds nodeSelectorTerms. `role`
-    is the engine's, if the rest is written for it. `memory` is what all this makes a pod of the engine hold in host
-    memory, in bytes; 0 where that is nothing, or not known.
+    is the engine's, if the rest is written for it. `init_containers` run by the engine's image, and so
+    have none of their own. `memory` is what all this makes a pod of the engine hold in host memory, in bytes; 0 where
+    that is nothing, or not known.
     """
 
     tier: str
@@ -217,6 +218,7 @@ class EnginePatch:
     node_selector: Mapping[str, str] = field(default_factory=dict)
     affinity: Sequence[kube.Manifest] = ()
     tolerations: Sequence[kube.Manifest] = ()
+    init_containers: Sequence[kube.Manifest] = ()
     notices: Sequence[Notice] = ()
     memory: int = 0
 

@@ -39,6 +39,7 @@ class Store:
     capabilities: Sequence[str] = ()
     host_network: bool = False
     annotations: Mapping[str, str] = field(default_factory=dict)
+    init_containers: Sequence[kube.Manifest] = ()
     notices: Sequence[Notice] = ()
     rank_bytes: int = 0
 
@@ -140,6 +141,7 @@ def attach(
         labels=workloads.engines(owner or tier),
         annotations=behind.annotations,
         **placement.placed((owner or tier).spec.placement),
+        init_containers=behind.init_containers,
         notices=behind.notices,
         memory=memory.bytes(engine.ranks, behind.rank_bytes),
     )

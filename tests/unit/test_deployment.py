@@ -67,6 +67,7 @@ def test_a_current_engine_is_attached_to_its_nodes_agent() -> None:
         "lmcache.mp.port": "5555",
         "lmcache.mp.isolated_ipc": True,
         "lmcache.mp.heartbeat_interval": 10,
+        "lmcache.mp.mq_timeout": 60,
     }
     assert config["kv_load_failure_policy"] == "recompute"
     terms = pod(rendered)["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]

@@ -135,6 +135,12 @@ def test_a_container_that_says_nothing_of_memory_asks_for_what_it_holds(users: M
     assert resources(users, 64) == becomes
 
 
+def test_a_pod_that_has_memory_for_all_its_containers_is_left_alone() -> None:
+    pod_spec = {"containers": [{"name": "engine"}], "resources": {"limits": {"memory": "32Gi"}}}
+    template, _ = attach.apply({"spec": pod_spec}, patch(64), "engine")
+    assert template["spec"] == pod_spec
+
+
 def test_it_asks_for_whole_mebibytes_rounded_up() -> None:
     assert resources(None, 1 / 1024**2) == {"requests": {"memory": "1Mi"}}
     assert resources(None, 1.5 + 1 / 2048) == {"requests": {"memory": "1537Mi"}}

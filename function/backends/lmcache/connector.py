@@ -7,6 +7,8 @@ from function.backends.lmcache import volumes
 
 SERVER_PORT = 5555
 HEARTBEAT_SECONDS = 10
+# For what an agent that is there leaves unanswered: registering at start, and looking up. Engines start once it is.
+_QUEUE_SECONDS = 60
 YAML_KEY = "lmcache.yaml"
 MULTIPROCESS = "LMCacheMPConnector"
 IN_PROCESS = "LMCacheConnectorV1"
@@ -87,10 +89,11 @@ def multiprocess_config(tier: Tier) -> dict[str, object]:
         # Without it vLLM may fall back to its own, older connector, which ignores isolated_ipc.
         "kv_connector_module_path": "lmcache.integration.vllm.lmcache_mp_connector",
         "kv_connector_extra_config": {
-            "lmcache.mp.host": f"tcp://{tier.instance}.{tier.spec.target_namespace}.svc",
+            "lmcache.mp.host": f"tcp://{tier.host()}",
             "lmcache.mp.port": str(SERVER_PORT),
             "lmcache.mp.isolated_ipc": spec.ipc == "Isolated",
             "lmcache.mp.heartbeat_interval": HEARTBEAT_SECONDS,
+            "lmcache.mp.mq_timeout": _QUEUE_SECONDS,
         },
         # A lost cache is recomputed; the default would abort the requests that wait for it.
         "kv_load_failure_policy": "recompute",

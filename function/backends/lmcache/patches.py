@@ -1,6 +1,6 @@
 """What goes into an engine: the patch of each connector."""
 
-from function import kube, placement, sizing, workloads
+from function import kube, placement, preflight, sizing, workloads
 from function.backends import compatibility
 from function.backends.base import EnginePatch, Notice, Refusal, Site, Tier, given
 from function.backends.lmcache import connector, redis, volumes
@@ -25,6 +25,7 @@ def multiprocess(tier: Tier, engine: Engine, support: versions.VLLM) -> EnginePa
         # An engine learns its agent's chunk size at start.
         annotations=workloads.connector_hash([config, given(tier.spec.lmcache).chunk_size]),
         **placement.placed(tier.spec.placement),
+        init_containers=[preflight.container(tier.ref, [f"{tier.host()}:{connector.SERVER_PORT}"])],
         notices=_image_notices(engine, versions.LMCACHE_MULTIPROCESS),
     )
 

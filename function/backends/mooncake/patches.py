@@ -1,6 +1,6 @@
 """What goes into an engine: a pure client of the pool, which gives no memory of its own to it."""
 
-from function import kube, placement, rdma, workloads
+from function import kube, placement, preflight, rdma, workloads
 from function.backends import compatibility, hierarchy
 from function.backends.base import EnginePatch, Notice, Part, Refusal, Tier, too_old
 from function.backends.mooncake import cluster
@@ -84,6 +84,7 @@ def vllm(tier: Tier, engine: Engine) -> EnginePatch | Refusal:
         labels=workloads.engines(tier),
         annotations=workloads.connector_hash(config_map(tier).manifest["data"]),
         **placement.placed(tier.spec.placement),
+        init_containers=[preflight.container(tier.ref, cluster.waits(tier))],
         notices=_notices(engine),
         memory=engine.ranks * _LOCAL_BUFFER_BYTES,
     )
@@ -109,6 +110,7 @@ def store(tier: Tier, engine: Engine) -> hierarchy.Store:
         capabilities=nics.capabilities,
         host_network=nics.host_network,
         annotations=workloads.connector_hash(config_map(tier).manifest["data"]),
+        init_containers=[preflight.container(tier.ref, cluster.waits(tier))],
         notices=_notices(engine),
         rank_bytes=_SGLANG_BUFFER_BYTES,
     )
