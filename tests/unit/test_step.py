@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from function.attachment import TIER_ATTACHED, TIER_UNUSED
+from function.attachment import MEMORY_SHORT, TIER_ATTACHED, TIER_UNUSED
 from function.kube import ANNOTATION_PATCH, Manifest
 from function.render import Rendered, render
 from tests.standin import observe
@@ -301,6 +301,26 @@ def test_every_rank_of_a_gang_is_attached_alike() -> None:
     assert worker["args"][:5] == [tp, *RANK, "--headless"]
     for path in (LEADER, WORKER):
         assert template(rendered, MAIN, *path)["metadata"]["labels"]["kv-offload.modelplane.ai/tier"] == INSTANCE
+
+
+def test_a_gang_that_the_tier_cannot_follow_is_not_started_and_no_workload_is_changed() -> None:
+    words = ("--tensor-parallel-size=16", *RANK)
+    story = Step(desired(gang(pod(*words, command=SERVE), pod(*words, "--headless", command=SERVE, leader=False))))
+    rendered = story.render()
+    assert state(rendered, TIER_ATTACHED) == ("False", "GangNotSupported")
+    assert MAIN not in rendered.composed
+
+
+def test_a_member_that_asks_for_too_little_memory_is_said_and_one_that_asks_for_none_asks() -> None:
+    little = {"claims": [{"name": "devices"}], "limits": {"memory": "32Gi"}}
+    story = Step(desired(standalone(pod(MODEL, "--tensor-parallel-size=8", resources=little))))
+    rendered = story.render()
+    assert engine(rendered)["resources"] == little
+    assert state(rendered, MEMORY_SHORT) == ("True", "LittleLeft")
+    story.before = desired(standalone(pod(MODEL, "--tensor-parallel-size=8")))
+    rendered = story.render()
+    assert engine(rendered)["resources"] == {"claims": [{"name": "devices"}], "requests": {"memory": "16384Mi"}}
+    assert state(rendered, MEMORY_SHORT) == ("False", "Nothing")
 
 
 def test_a_worker_that_joins_ray_gets_files_and_variables_but_no_flags() -> None:
