@@ -1,9 +1,10 @@
 """Applies an EnginePatch to a pod template. The user's value wins, and what the user wrote keeps its order."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from function import kube, placement
+from function import kube, memory, placement
 from function.backends.base import EnginePatch
 from function.engines import kv_transfer
 
@@ -26,6 +27,9 @@ def apply(
     metadata = template.get("metadata", {})
     pod = template["spec"]
     overridden: list[str] = []
+    if memory.said(pod):
+        # For all its containers: none of them may ask for more.
+        patch = replace(patch, memory=0)
     containers = [
         _container(c, patch, overridden, flags=flags) if c["name"] == container else c for c in pod["containers"]
     ]
@@ -41,6 +45,7 @@ def apply(
         ),
         "spec": _with(
             pod,
+            initContainers=_add(pod.get("initContainers", ()), _init_containers(pod, patch, container), "name"),
             containers=containers,
             volumes=_add(pod.get("volumes", ()), patch.volumes, "name"),
             nodeSelector={**patch.node_selector, **pod.get("nodeSelector", {})},
@@ -51,9 +56,34 @@ def apply(
     }, overridden
 
 
+def taken(template: kube.Manifest, patch: EnginePatch, container: str) -> str:
+    """Say what of a pod template has a name, or a path, that the patch needs for something else; empty for nothing."""
+    pod = template["spec"]
+    engine: kube.Manifest = next((c for c in pod["containers"] if c.get("name") == container), {})
+    needed = (
+        ("init container", "name", pod.get("initContainers", ()), _init_containers(pod, patch, container)),
+        ("volume", "name", pod.get("volumes", ()), patch.volumes),
+        ("resource claim", "name", pod.get("resourceClaims", ()), patch.claims),
+        ("port", "name", engine.get("ports", ()), patch.ports),
+        ("mount at", "mountPath", engine.get("volumeMounts", ()), patch.mounts),
+    )
+    for what, key, users, ours in needed:
+        named = {entry.get(key): entry for entry in users}
+        for entry in ours:
+            if named.get(entry[key], entry) != entry:
+                return f"the pod has a {what} {entry[key]!r} of its own, and the tier needs another one of that name"
+    return ""
+
+
 def _with(base: kube.Manifest, **fields: Any) -> kube.Manifest:
     """Set fields, but leave out what says nothing, unless the user has said just that."""
     return {**base, **{name: value for name, value in fields.items() if value or name in base}}
+
+
+def _init_containers(pod: kube.Manifest, patch: EnginePatch, container: str) -> list[kube.Manifest]:
+    """Give the patch's init containers the engine's own image; they run after all that the user has the pod do."""
+    image = next((c.get("image", "") for c in pod["containers"] if c["name"] == container), "")
+    return [{**init, "image": image} for init in patch.init_containers]
 
 
 def _affinity(users: kube.Manifest, patch: EnginePatch) -> kube.Manifest:
@@ -85,7 +115,7 @@ def _container(container: kube.Manifest, patch: EnginePatch, overridden: list[st
         ports=_add(container.get("ports", ()), patch.ports, "name"),
         resources=_with(
             resources,
-            requests={**nics, **resources.get("requests", {})},
+            requests={**nics, **memory.requests(resources, patch), **resources.get("requests", {})},
             limits={**nics, **resources.get("limits", {})},
             claims=_add(resources.get("claims", ()), [{"name": c["name"]} for c in patch.claims], "name"),
         ),

@@ -4,12 +4,12 @@ It goes by what is asked for, what is known, and what attached the engine before
 invalid never changes a running engine.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from google.protobuf import struct_pb2 as structpb
 
-from function import backends, kube
+from function import attach, backends, kube
 from function.backends.base import EnginePatch, Invalid, Refusal, Site, Tier
 from function.conditions import FALSE, TRUE, UNKNOWN, Condition
 from function.engines import Engine, kv_transfer
@@ -24,8 +24,12 @@ USER_OVERRIDES = "UserOverrides"
 MULTIPROCESS_FORCED = "MultiprocessForced"
 REMOTE_NOT_ATTACHED = "RemoteNotAttached"
 ROLE_UNUSED = "RoleUnused"
+MEMORY_SHORT = "EngineMemoryShort"
 
-WARNINGS = (TIER_UNUSED, IMAGE_UNVERIFIED, USER_OVERRIDES, MULTIPROCESS_FORCED, REMOTE_NOT_ATTACHED, ROLE_UNUSED)
+WARNINGS = (
+    *(TIER_UNUSED, IMAGE_UNVERIFIED, USER_OVERRIDES, MULTIPROCESS_FORCED, REMOTE_NOT_ATTACHED, ROLE_UNUSED),
+    MEMORY_SHORT,
+)
 
 # Fields of a tier that no engine sees: changing one must not let a new function version write a patch anew.
 _UNSEEN = frozenset({"update_strategy", "allowed_namespaces"})
@@ -47,11 +51,14 @@ class Attachment:
 class Consumer:
     """Who names a tier: its engine, what it does without, and what carries it, as it is observed.
 
-    `of` is which engine of several it is that are carried.
+    `templates` are its pod templates, in which `container` is the engine's. `of` is which engine of several it is that
+    are carried.
     """
 
     engine: Engine
     on_unavailable: str
+    templates: Sequence[kube.Manifest] = ()
+    container: str = "engine"
     observed: structpb.Struct | None = None
     of: str = ""
 
@@ -90,6 +97,8 @@ def decide(consumer: Consumer, found: Tier | Unavailable, site: Site, behind: Ti
         return _unattached(decision, consumer)
     if own := _own_wiring(consumer, decision):
         return own
+    if taken := next((t for pod in consumer.templates if (t := attach.taken(pod, decision, consumer.container))), ""):
+        return _unattached(Refusal("NameTaken", f"{taken}; rename it to have the tier attached"), consumer)
     patch = _unchanged(consumer, decision)
     return Attachment(Condition(TRUE, "Attached", f"By {patch.connector} to KVOffloadTier {patch.tier}"), patch)
 
@@ -278,7 +287,8 @@ def _keep(patch: EnginePatch, why: Refusal | Unavailable, consumer: Consumer) ->
     if own := _own_wiring(consumer, patch):
         return own
     message = f"{why.message}; the engine keeps what attached it to KVOffloadTier {patch.tier}"
-    if patch.holds(consumer.engine):
+    ruled_out = isinstance(why, Refusal) and patch.connector in why.rules_out
+    if patch.holds(consumer.engine) and not ruled_out:
         return Attachment(Condition(TRUE, why.reason, message, warn=True), patch)
     message += ". What was changed in it does not go with that, and waits; remove kvCache.tierRef to run without"
     return Attachment(Condition(TRUE, why.reason, message, warn=True), patch, hold=True)

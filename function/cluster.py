@@ -26,10 +26,12 @@ class View:
     found: resolve.Found
 
     @classmethod
-    def require(cls, req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse, name: str) -> "View":
-        """Require an InferenceCluster by name."""
+    def require(
+        cls, req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse, name: str, key: str = "cluster"
+    ) -> "View":
+        """Require an InferenceCluster by name; `key` is the requirement's."""
         ref = resolve.Reference(MODELPLANE, "InferenceCluster", name)
-        return cls(name, resolve.require(req, rsp, "cluster", ref))
+        return cls(name, resolve.require(req, rsp, key, ref))
 
     @property
     def provider_config(self) -> str:

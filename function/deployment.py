@@ -6,16 +6,14 @@ from typing import Any
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
-from function import api, attach, attachment, kube, resolve, status, tier, usage, workloads
-from function.api.deployment import DeploymentSpec, TierRef
-from function.attachment import ROLE_UNUSED, TIER_ATTACHED, USER_OVERRIDES, WARNINGS, Attachment, Consumer
+from function import api, attach, attachment, kube, memory, status, tier, usage, workloads
+from function.api.deployment import DeploymentSpec
+from function.attachment import MEMORY_SHORT, ROLE_UNUSED, TIER_ATTACHED, USER_OVERRIDES, WARNINGS, Attachment, Consumer
 from function.backends.base import EnginePatch, Part, Site, Tier
-from function.cluster import MODELPLANE
 from function.cluster import View as ClusterView
 from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
 from function.delivery import Delivered, Delivery
 from function.engines import Engine, pod
-from function.engines.args import CommandLine
 from function.tier import Unavailable
 
 ACCEPTED = "Accepted"
@@ -82,7 +80,8 @@ class Composer:
 
     def resolve_and_deliver(self, spec: DeploymentSpec) -> None:
         """Resolve tier and cluster, attach, and deliver; leaves parts empty where everything stays as it is."""
-        found = self.resolve_tier(spec.engine.kv_cache.tier_ref) if spec.engine.kv_cache else None
+        ref = spec.engine.kv_cache.tier_ref if spec.engine.kv_cache else None
+        found = tier.require(self.req, self.rsp, ref, self.namespace) if ref else None
         self.behind = tier.l3(self.req, self.rsp, found) if isinstance(found, Tier) else None
         name = self.resolve_cluster_name(spec, found)
         if not name:
@@ -95,34 +94,15 @@ class Composer:
         cluster = ClusterView.require(self.req, self.rsp, name)
         verdict, reason, message = cluster.verdict(self.delivery.provider_config)
         self.conditions.set(CLUSTER_REACHABLE, verdict, reason, message, warn=cluster.resolved and verdict == FALSE)
-        engine, line = pod.read(spec.engine, namespace=self.namespace, name=self.name)
+        engine, _ = pod.read(spec.engine, namespace=self.namespace, name=self.name)
         decision = self.attach(spec, found, cluster, engine)
         self.patch = decision.patch
         self.warn_of_notices()
         provider_config = self.delivery.provider_config or cluster.provider_config
         if decision.hold or not provider_config:
             return
-        self.deliver(spec, line, cluster, provider_config)
+        self.deliver(spec, engine, cluster, provider_config)
         self.check_cluster(spec, cluster)
-
-    def resolve_tier(self, ref: TierRef) -> Tier | Unavailable:
-        """Require the tier that the engine names, and read it."""
-        wanted = resolve.Reference(MODELPLANE, ref.kind, ref.name, ref.namespace)
-        found = resolve.require(self.req, self.rsp, "tier", wanted)
-        if found.state is resolve.State.UNRESOLVED:
-            return Unavailable("Waiting", f"{wanted} is not read yet", waiting=True)
-        if found.resource is None:
-            return Unavailable("TierNotFound", f"{wanted} does not exist")
-        try:
-            got = tier.read(found.resource)
-        except api.Invalid as e:
-            return Unavailable("TierInvalid", f"{wanted} cannot be used: {e}")
-        if got.spec.allowed_namespaces.from_ == "Same" and self.namespace != got.namespace:
-            return Unavailable(
-                "NamespaceNotAllowed",
-                f"{wanted} may be named from namespace {got.namespace} only (its allowedNamespaces.from is Same)",
-            )
-        return got
 
     def resolve_cluster_name(self, spec: DeploymentSpec, found: Tier | Unavailable | None) -> str:
         """Name the cluster: where the engine runs, else where the spec says, else the tier's; empty if unknown."""
@@ -162,7 +142,12 @@ class Composer:
             return attachment.NOT_REQUESTED
         if isinstance(found, Tier):
             found = self.same_place(found, cluster)
-        consumer = Consumer(engine, spec.engine.kv_cache.on_unavailable, self.delivery.observed(ENGINE, self.cluster))
+        consumer = Consumer(
+            engine,
+            spec.engine.kv_cache.on_unavailable,
+            [pod.pod_template(spec.engine, engine.line, {})],
+            observed=self.delivery.observed(ENGINE, self.cluster),
+        )
         site = Site(cluster.gpus_per_node, known=cluster.resolved)
         decision = attachment.decide(consumer, found, site, self.behind)
         if isinstance(found, Tier):
@@ -193,13 +178,16 @@ class Composer:
 
     # --- deliver ----------------------------------------------------------------------------------------------
 
-    def deliver(self, spec: DeploymentSpec, line: CommandLine, cluster: ClusterView, provider_config: str) -> None:
+    def deliver(self, spec: DeploymentSpec, engine: Engine, cluster: ClusterView, provider_config: str) -> None:
         """Deliver the engine's Deployment and Service."""
+        line = engine.line
         namespace = self.running_namespace(cluster.name) or self.namespace_there
         selector = {"app.kubernetes.io/instance": self.instance, "app.kubernetes.io/component": "engine"}
         template = pod.pod_template(spec.engine, line, selector | kube.MANAGED_BY)
         annotations: Mapping[str, str] = {}
         if self.patch:
+            if short := memory.short(template["spec"]["containers"][0], self.patch, engine):
+                self.conditions.put(MEMORY_SHORT, short)
             template, overridden = attach.apply(template, self.patch, pod.CONTAINER)
             annotations = attachment.latch(self.patch)
             if set_by_user := attachment.overrides(self.patch, overridden):

@@ -6,7 +6,7 @@ from crossplane.function import logging, response
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from crossplane.function.proto.v1 import run_function_pb2_grpc as grpcv1
 
-from function import cluster, deployment, tier
+from function import cluster, deployment, kube, step, tier
 from function.kube import Malformed
 
 Compose = Callable[[fnv1.RunFunctionRequest, fnv1.RunFunctionResponse], None]
@@ -46,15 +46,9 @@ def run(req: fnv1.RunFunctionRequest) -> fnv1.RunFunctionResponse:
         The desired state. A request that cannot be understood ends in one fatal result.
     """
     rsp = response.to(req)
-    fields = req.observed.composite.resource.fields
-    kind = fields["kind"].string_value if "kind" in fields else ""
-    composer = COMPOSERS.get(kind)
-    if composer is None:
-        known = ", ".join(COMPOSERS)
-        response.fatal(
-            rsp, f"observed composite has kind {kind!r}; this function composes {known}: mend the Composition"
-        )
-        return rsp
+    kind = kube.text(req.observed.composite.resource, "kind")
+    # Any other kind's workloads are what an earlier step composed, such as those of Modelplane's ModelReplica.
+    composer = COMPOSERS.get(kind, step.compose)
     try:
         composer(req, rsp)
     except Malformed as e:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf import struct_pb2 as structpb
@@ -81,6 +81,19 @@ def at(struct: structpb.Struct | None, *path: str) -> structpb.Value | None:
         value = struct.fields[name]
         struct = value.struct_value if value.HasField("struct_value") else None
     return value
+
+
+def put(struct: structpb.Struct, path: Sequence[str | int], value: Manifest) -> None:
+    """Replace an object that is there, by its path through objects and lists; all else stays as it is."""
+    *parents, last = path
+    place: structpb.Struct | structpb.ListValue = struct
+    for name in parents:
+        found = place.fields[str(name)] if isinstance(place, structpb.Struct) else place.values[int(name)]
+        place = found.list_value if found.HasField("list_value") else found.struct_value
+    assert isinstance(place, structpb.Struct)
+    new = structpb.Struct()
+    new.update(value)
+    place.fields[str(last)].struct_value.CopyFrom(new)
 
 
 def text(struct: structpb.Struct | None, *path: str) -> str:

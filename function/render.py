@@ -7,9 +7,10 @@ import argparse
 import re
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -59,22 +60,31 @@ def load(path: Path) -> list[Manifest]:
     return [doc for file in files for doc in yaml.safe_load_all(file.read_text()) if doc]
 
 
+def by_key(composed: Iterable[Manifest]) -> dict[str, Manifest]:
+    """Tell composed resources apart by their composition-resource-name annotation."""
+    return {manifest["metadata"]["annotations"][_KEY]: manifest for manifest in composed}
+
+
 def request(
     composite: Manifest,
     observed: Iterable[Manifest] = (),
     required: Iterable[tuple[str, Manifest | Sequence[Manifest] | None]] = (),
+    desired: Mapping[str, Manifest] = MappingProxyType({}),
 ) -> fnv1.RunFunctionRequest:
     """Build a request as Crossplane does.
 
     Args:
         composite: The observed composite.
-        observed: Its composed resources, told apart by their composition-resource-name annotation.
+        observed: Its composed resources, as by_key takes them.
         required: Requirement names and what was found; None for what was looked up and is not there.
+        desired: What earlier steps of the pipeline desire, by key.
     """
     req = fnv1.RunFunctionRequest()
+    for key, manifest in desired.items():
+        resource.update(req.desired.resources[key], manifest)
     resource.update(req.observed.composite, composite)
-    for manifest in observed:
-        resource.update(req.observed.resources[manifest["metadata"]["annotations"][_KEY]], manifest)
+    for key, manifest in by_key(observed).items():
+        resource.update(req.observed.resources[key], manifest)
     for key, found in required:
         items = req.required_resources[key].items
         for manifest in [found] if isinstance(found, dict) else found or ():
@@ -82,20 +92,26 @@ def request(
     return req
 
 
-def render(composite: Manifest, observed: Sequence[Manifest] = (), required: Sequence[Manifest] = ()) -> Rendered:
+def render(
+    composite: Manifest,
+    observed: Sequence[Manifest] = (),
+    required: Sequence[Manifest] = (),
+    desired: Mapping[str, Manifest] = MappingProxyType({}),
+) -> Rendered:
     """Render a composite, going through the requirement rounds as Crossplane does.
 
     Args:
         composite: The composite, as written or as observed.
         observed: What it composed before.
         required: What a control plane would hold; only what the function asks for is given to it.
+        desired: What earlier steps of the pipeline desire, by key.
 
     Raises:
         RuntimeError: the requirements did not end, which Crossplane would refuse as well.
     """
     found: dict[str, list[Manifest]] = {}
     for _ in range(_ROUNDS):
-        rsp = fn.run(request(composite, observed, found.items()))
+        rsp = fn.run(request(composite, observed, found.items(), desired))
         wanted = {key: _select(selector, required) for key, selector in rsp.requirements.resources.items()}
         if wanted == found or any(r.severity == fnv1.SEVERITY_FATAL for r in rsp.results):
             return outcome(composite, rsp)
@@ -128,7 +144,7 @@ def outcome(composite: Manifest, rsp: fnv1.RunFunctionResponse) -> Rendered:
     composed = {}
     for key, desired in sorted(rsp.desired.resources.items()):
         manifest = kube.plain(desired.resource)
-        metadata = manifest["metadata"]
+        metadata = manifest.setdefault("metadata", {})
         metadata["annotations"] = {_KEY: key, **metadata.get("annotations", {})}
         metadata["labels"] = {"crossplane.io/composite": composite["metadata"]["name"], **metadata.get("labels", {})}
         if namespace:
@@ -144,15 +160,23 @@ def render_example(name: str, *, observed: bool = False) -> dict[str, Rendered]:
 
 
 def render_folder(folder: Path, *, observed: bool = False) -> dict[str, Rendered]:
-    """Render a folder's tier.yaml and deployment.yaml, where it has them; an engine requires its tier."""
+    """Render a folder's tier.yaml, deployment.yaml and replica.yaml, where it has them; an engine requires its tier.
+
+    A replica's engines are what another step desires of it: desired.yaml.
+    """
 
     def held(name: str) -> list[Manifest]:
         return load(folder / name) if (folder / name).exists() else []
 
     required = [*held("required.yaml"), *held("tier.yaml")]
     return {
-        part: render(composite, held(f"observed-{part}.yaml") if observed else (), required)
-        for part in ("tier", "deployment")
+        part: render(
+            composite,
+            held(f"observed-{part}.yaml") if observed else (),
+            required,
+            by_key(held("desired.yaml")) if part == "replica" else {},
+        )
+        for part in ("tier", "deployment", "replica")
         for composite in held(f"{part}.yaml")[:1]
     }
 
@@ -210,23 +234,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         "-e", "--required", type=Path, action="append", default=[], help="required resources; repeatable"
     )
     parser.add_argument("-o", "--observed", type=Path, help="observed composed resources")
+    parser.add_argument("-d", "--desired", type=Path, help="what earlier steps of the pipeline desire")
     args = parser.parse_args(argv)
     try:
-        renders = _renders(args.composite, args.required, args.observed)
+        renders = _renders(args.composite, args.required, args.observed, args.desired)
     except (OSError, yaml.YAMLError) as e:
         parser.error(str(e))
     if not renders:
-        parser.error(f"{args.composite} holds neither tier.yaml nor deployment.yaml")
+        parser.error(f"{args.composite} holds neither tier.yaml nor deployment.yaml nor replica.yaml")
     for rendered in renders:
         sys.stdout.write(_show(rendered))
     return _FATAL if any(r.fatal for r in renders) else 0
 
 
-def _renders(composite: Path, required: Sequence[Path], observed: Path | None) -> list[Rendered]:
+def _renders(composite: Path, required: Sequence[Path], observed: Path | None, desired: Path | None) -> list[Rendered]:
     if composite.is_dir():
         return list(render_folder(composite).values())
     found = [manifest for path in required for manifest in load(path)]
-    return [render(load(composite)[0], load(observed) if observed else (), found)]
+    before = by_key(load(desired)) if desired else {}
+    return [render(load(composite)[0], load(observed) if observed else (), found, before)]
 
 
 if __name__ == "__main__":

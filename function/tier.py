@@ -10,6 +10,7 @@ from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
 from function import api, backends, kube, monitoring, releases, resolve, status, usage
+from function.api.deployment import TierRef
 from function.api.tier import TierSpec
 from function.backends.base import (
     AGENTS,
@@ -103,13 +104,49 @@ class Unavailable:
     fits: bool = True
 
 
-def l3(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse, tier: Tier) -> Tier | Unavailable | None:
+def require(
+    req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse, ref: TierRef, namespace: str, key: str = "tier"
+) -> Tier | Unavailable:
+    """Require the tier that an engine names.
+
+    Args:
+        req: The request.
+        rsp: The response.
+        ref: The tier's name.
+        namespace: The namespace of whoever names it.
+        key: The requirement's name.
+
+    Returns:
+        The tier, or why it cannot be used.
+    """
+    wanted = resolve.Reference(MODELPLANE, ref.kind, ref.name, ref.namespace)
+    found = resolve.require(req, rsp, key, wanted)
+    if found.state is resolve.State.UNRESOLVED:
+        return Unavailable("Waiting", f"{wanted} is not read yet", waiting=True)
+    if found.resource is None:
+        return Unavailable("TierNotFound", f"{wanted} does not exist")
+    try:
+        got = read(found.resource)
+    except api.Invalid as e:
+        return Unavailable("TierInvalid", f"{wanted} cannot be used: {e}")
+    if got.spec.allowed_namespaces.from_ == "Same" and namespace != got.namespace:
+        return Unavailable(
+            "NamespaceNotAllowed",
+            f"{wanted} may be named from namespace {got.namespace} only (its allowedNamespaces.from is Same)",
+        )
+    return got
+
+
+def l3(
+    req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse, tier: Tier, key: str = L3
+) -> Tier | Unavailable | None:
     """Require the tier that stands behind another one.
 
     Args:
         req: The request.
         rsp: The response.
         tier: The tier whose `spec.hicache.l3.tierRef` is followed.
+        key: The requirement's name.
 
     Returns:
         The tier behind it, why it cannot be used, or None where there is none. A tier that itself has one behind it is
@@ -118,7 +155,7 @@ def l3(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse, tier: Tier) 
     if tier.spec.l3_ref is None:
         return None
     wanted = resolve.Reference(MODELPLANE, "KVOffloadTier", tier.spec.l3_ref, tier.namespace)
-    found = resolve.require(req, rsp, L3, wanted)
+    found = resolve.require(req, rsp, key, wanted)
     if found.state is resolve.State.UNRESOLVED:
         return Unavailable("Waiting", f"{wanted} is not read yet", waiting=True)
     if found.resource is None:

@@ -175,10 +175,14 @@ class Notice:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why an engine is not attached: reason and message of the condition."""
+    """Why an engine is not attached: reason and message of the condition.
+
+    `rules_out` are connectors by which the engine as it is now must not run, even if one of them attached it before.
+    """
 
     reason: str
     message: str
+    rules_out: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -191,7 +195,9 @@ class EnginePatch:
     user's. `kv_transfer` is vLLM's --kv-transfer-config, which goes beside the user's own. It, `env`, `mounts`, `args`,
     `resources` (extended ones, by name), `ports` and `capabilities` go into the engine's container, the rest into the
     pod. `claims` are a pod's resourceClaims, which the container then uses. `affinity` holds nodeSelectorTerms. `role`
-    is the engine's, if the rest is written for it.
+    is the engine's, if the rest is written for it. `init_containers` run by the engine's image, and so
+    have none of their own. `memory` is what all this makes a pod of the engine hold in host memory, in bytes; 0 where
+    that is nothing, or not known.
     """
 
     tier: str
@@ -217,7 +223,9 @@ class EnginePatch:
     node_selector: Mapping[str, str] = field(default_factory=dict)
     affinity: Sequence[kube.Manifest] = ()
     tolerations: Sequence[kube.Manifest] = ()
+    init_containers: Sequence[kube.Manifest] = ()
     notices: Sequence[Notice] = ()
+    memory: int = 0
 
     def to_json(self) -> str:
         """Write the patch as the latch holds it."""
@@ -225,6 +233,7 @@ class EnginePatch:
             **vars(self),
             "basis": self.basis or None,
             "host_network": self.host_network or None,
+            "memory": self.memory or None,
             "notices": [vars(n) for n in self.notices],
         }
         return kube.compact(kube.prune(own))

@@ -5,6 +5,7 @@ into one that comes last (vllm: utils/argparse_utils.py). So a tier never adds a
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,10 @@ BESIDE: Mapping[str, Version] = {
     "MooncakeStoreConnector": (0, 22, 0),
 }
 
-_SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+# Numbers as people write them: thousands in small letters, powers of two in capitals (vllm: utils/argparse_utils.py).
+_WRITTEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?)([kmgt])|(\d+)([KMGT])|([+-]?\d[\d_]*))\s*")
+_THOUSANDS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_POWERS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,16 @@ class Own:
 
 @dataclass(frozen=True)
 class Word:
-    """One flag of ours among a container's words: where it stands, how many words it takes, its path and its value."""
+    """The flag, once, among a container's words: where it stands, how many words it takes, its name, path and value.
+
+    `value` is None where nothing follows that could be one.
+    """
 
     at: int
     length: int
+    name: str
     path: tuple[str, ...]
-    value: str
+    value: str | None
 
 
 def read(words: Sequence[str]) -> Own | None:
@@ -59,17 +67,21 @@ def read(words: Sequence[str]) -> Own | None:
         What vLLM makes of them; None where they say nothing of it.
     """
     found = list(_words(words))
-    if not found:
-        return None
-    whole = [word for word in found if not word.path]
-    dotted: dict[str, Any] = {}
+    if any(word.value is None for word in found):
+        return Own({}, "has no value")
+    # Dotted ones become one JSON for each name as it is written, behind all other words and so instead of them.
+    dotted: dict[str, dict[str, Any]] = {}
     for word in found:
         if word.path:
-            _update(dotted, word.path, _value(word))
+            _update(dotted.setdefault(word.name, {}), word.path, _value(word))
     if dotted:
-        return Own(dotted)
+        return Own(list(dotted.values())[-1])
+    last = found[-1].value if found else None
+    if last in (None, "", "None"):
+        return None
+    assert last is not None
     try:
-        config = json.loads(whole[-1].value)
+        config = json.loads(last)
     except ValueError:
         return Own({}, "is no JSON")
     return Own(config) if isinstance(config, dict) else Own({}, "is no JSON object")
@@ -172,27 +184,35 @@ def _words(words: Sequence[str]) -> Iterator[Word]:
         if skip:
             skip = False
             continue
-        name, equals, value = word.partition("=")
-        base, *path = name.split(".")
-        if not base.startswith("--") or not means(base.replace("_", "-"), FLAG):
+        given, equals, text = word.partition("=")
+        base, *path = given.split(".")
+        name = base.replace("_", "-")
+        if not base.startswith("--") or not means(name, FLAG):
             continue
+        value: str | None = text
         if not equals:
-            value = words[at + 1] if at + 1 < len(words) else ""
-            skip = True
-        yield Word(at, 1 if equals else min(2, len(words) - at), tuple(path), value)
+            value = words[at + 1] if at + 1 < len(words) else None
+            if value is not None and value.startswith("--") and not path:
+                value = None
+            skip = value is not None
+        yield Word(at, 2 if skip else 1, name, tuple(path), value)
 
 
 def _value(word: Word) -> Any:
-    """Read a dotted flag's value as vLLM does: JSON, a number with a suffix, a text; `name+` takes a list."""
+    """Read a dotted flag's value as vLLM does: JSON, a number as people write it, a text; `name+` takes a list."""
+    text = word.value or ""
     if word.path[-1].endswith("+"):
-        return word.value.split(",")
+        return text.split(",")
     try:
-        return json.loads(word.value)
+        return json.loads(text)
     except ValueError:
-        number, suffix = word.value[:-1], word.value[-1:]
-        if suffix in _SUFFIXES and number.replace(".", "", 1).isdigit():
-            return int(float(number) * _SUFFIXES[suffix])
-        return word.value
+        match = _WRITTEN.fullmatch(text)
+    if match is None:
+        return text
+    decimal, thousands, whole, power, plain = match.groups()
+    if thousands:
+        return int(float(decimal) * _THOUSANDS[thousands])
+    return int(whole) * _POWERS[power] if power else int(plain)
 
 
 def _update(config: dict[str, Any], path: Sequence[str], value: Any) -> None:

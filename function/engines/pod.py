@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 
 from function import kube
 from function.api.deployment import Engine as EngineSpec
@@ -93,6 +94,24 @@ def read(spec: EngineSpec, *, namespace: str, name: str) -> tuple[Engine, Comman
     }
     engine = view(KINDS[spec.name], container, said)
     return engine, engine.line
+
+
+def kind_of(container: kube.Manifest) -> Kind | None:
+    """Tell which engine a container runs, by the program that it starts, else by its image; None where neither says."""
+    command = [*container.get("command", ()), *(container.get("args", ()) if not container.get("command") else ())]
+    program = " ".join(takewhile(lambda word: not word.startswith("--"), command))
+    repository = container.get("image", "").partition("@")[0].rpartition("/")[2].partition(":")[0]
+    for text in (program, repository):
+        found = [kind for kind in KINDS.values() if kind.program in text]
+        if len(found) == 1:
+            return found[0]
+    return None
+
+
+def joins(container: kube.Manifest) -> bool:
+    """Whether a container only joins a Ray cluster, whose head starts the engine in it, and takes no flags itself."""
+    words = [*container.get("command", ()), *container.get("args", ())]
+    return bool(words) and words[0].rpartition("/")[2] == "ray"
 
 
 def port(kind: Kind, line: CommandLine) -> int:

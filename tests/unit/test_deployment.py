@@ -67,6 +67,7 @@ def test_a_current_engine_is_attached_to_its_nodes_agent() -> None:
         "lmcache.mp.port": "5555",
         "lmcache.mp.isolated_ipc": True,
         "lmcache.mp.heartbeat_interval": 10,
+        "lmcache.mp.mq_timeout": 60,
     }
     assert config["kv_load_failure_policy"] == "recompute"
     terms = pod(rendered)["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
@@ -86,7 +87,8 @@ def test_the_engine_waits_for_its_tiers_config_map() -> None:
 
 def test_gpus_are_asked_for_by_the_arguments() -> None:
     story = engine_story(lambda d: d["spec"]["engine"]["args"].extend(["-tp", "4", "--pipeline_parallel_size=2"]))
-    assert pod(story.render())["spec"]["containers"][0]["resources"] == {"limits": {"nvidia.com/gpu": "8"}}
+    limits = pod(story.render())["spec"]["containers"][0]["resources"]["limits"]
+    assert limits == {"nvidia.com/gpu": "8"}
 
 
 # --- passes -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,55 @@
+"""What an ML team writes on a pod template, where no spec has a field for it: annotations of one domain."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field
+
+from function import api, kube
+from function.api import VERSION, Invalid, Model, parse
+from function.api.deployment import KVCache, TierRef
+
+PREFIX = f"{kube.DOMAIN}/"
+TIER = f"{PREFIX}tier"
+
+
+class _Annotations(Model):
+    """The annotations, by what follows the domain."""
+
+    tier: str = Field(pattern=api.TIER, max_length=317)
+    engine: Literal["vLLM", "SGLang"] | None = None
+    version: str | None = Field(None, pattern=VERSION)
+    container: str | None = Field(None, min_length=1, max_length=63)
+    identity: str | None = Field(None, min_length=1, max_length=253)
+    role: Literal["Prefill", "Decode"] | None = None
+    on_unavailable: Literal["Wait", "ServeWithout"] = Field("Wait", alias="on-unavailable")
+
+
+class Asked(Model):
+    """What a pod template asks for: its tier and how to use it, and which container is which engine."""
+
+    kv_cache: KVCache
+    engine: Literal["vLLM", "SGLang"] | None = None
+    version: str | None = None
+    container: str | None = None
+
+
+def read(annotations: Mapping[str, str]) -> Asked:
+    """Read a pod template's annotations, one of which names a tier.
+
+    Raises:
+        Invalid: one is wrong; the text names it, its value and the fix.
+    """
+    own = {name.removeprefix(PREFIX): value for name, value in annotations.items() if name.startswith(PREFIX)}
+    try:
+        found = parse(_Annotations, own)
+    except Invalid as e:
+        raise Invalid(str(e).replace("spec.", f"annotation {PREFIX}")) from None
+    namespace, _, name = found.tier.rpartition("/")
+    cache = KVCache(
+        tier_ref=TierRef(name=name, namespace=namespace or kube.SYSTEM_NAMESPACE),
+        on_unavailable=found.on_unavailable,
+        identity=found.identity,
+        role=found.role,
+    )
+    return Asked(kv_cache=cache, engine=found.engine, version=found.version, container=found.container)

@@ -1,0 +1,376 @@
+"""Attaches the engines that earlier steps of a pipeline composed: resolve -> engine -> attach -> report.
+
+An annotation on a pod template names its tier, in a workload of any composite, plain or inside an Object. What an
+earlier step desires stays as it is to the byte, but for the pod templates that are attached.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from crossplane.function import response
+from crossplane.function.proto.v1 import run_function_pb2 as fnv1
+from google.protobuf import struct_pb2 as structpb
+
+from function import attach, attachment, delivery, kube, memory, resolve, templates, tier
+from function.api import Invalid, annotations
+from function.api.deployment import TierRef
+from function.attachment import MEMORY_SHORT, ROLE_UNUSED, TIER_ATTACHED, USER_OVERRIDES, WARNINGS, Attachment, Consumer
+from function.backends.base import Site, Tier
+from function.cluster import View as ClusterView
+from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
+from function.engines import Engine, kv_transfer, pod
+from function.templates import Group, Member
+from function.tier import Unavailable
+
+VOCABULARY: Mapping[str, Condition] = {
+    TIER_ATTACHED: Condition(FALSE, "NotRequested", f"No pod template has the annotation {annotations.TIER}"),
+    **dict.fromkeys(WARNINGS, Condition(FALSE, "Nothing", "Nothing to warn of")),
+}
+
+# Replicas of one Modelplane deployment run one model, and share what they compute of it.
+_DEPLOYMENT = "modelplane.ai/deployment"
+_MODELPLANE_WORKLOAD = "model-serving-"
+# Lets go of a workload that earlier steps no longer desire, by its composition-resource-name.
+LET_GO = f"{annotations.PREFIX}let-go"
+
+# What a ModelDeployment's fields are called on a pod template; messages name one or the other.
+_TERMS = (
+    ("engine.kvCache.role", f"annotation {annotations.PREFIX}role"),
+    ("kvCache.identity", f"annotation {annotations.PREFIX}identity"),
+    ("kvCache.onUnavailable", f"annotation {annotations.PREFIX}on-unavailable"),
+    ("kvCache.tierRef", f"annotation {annotations.TIER}"),
+    ("the tierRef", f"annotation {annotations.TIER}"),
+    ("engine.version", f"annotation {annotations.PREFIX}version"),
+    ("engine.command", "the container's command"),
+    ("engine.args", "the container's args"),
+    ("engine.env", "the container's env"),
+    ("ModelDeployment", "workload"),
+)
+
+
+def compose(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse) -> None:
+    """Attach what earlier steps composed; see Composer."""
+    Composer(req, rsp).compose()
+
+
+@dataclass
+class Carrier:
+    """A desired resource with engines: a workload of the control plane, or the Object that carries one elsewhere."""
+
+    key: str
+    desired: fnv1.Resource
+    workload: kube.Manifest
+    provider_config: str
+    groups: Sequence[Group]
+    latches: dict[str, str] = field(default_factory=dict)
+    hold: bool = False
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that the workload is in; empty where it does not say."""
+        return str((self.workload.get("metadata") or {}).get("namespace") or "")
+
+    def write(self, member: Member, template: kube.Manifest) -> None:
+        """Replace one pod template."""
+        base = ("spec", "forProvider", "manifest") if self.provider_config else ()
+        kube.put(self.desired.resource, (*base, *member.path), template)
+
+
+class Composer:
+    """One run over what earlier steps composed for one composite."""
+
+    def __init__(self, req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse) -> None:
+        """Look at the composite; raises Malformed for one without a name."""
+        self.req, self.rsp = req, rsp
+        self.xr = req.observed.composite.resource
+        self.name = kube.required_text(self.xr, "metadata", "name")
+        self.namespace = kube.text(self.xr, "metadata", "namespace") or "default"
+        self.conditions = Conditions(VOCABULARY)
+        self.decisions: list[tuple[str, Attachment]] = []
+
+    def compose(self) -> None:
+        """Attach, and report whatever came of it."""
+        carriers = [c for key, r in sorted(self.rsp.desired.resources.items()) if (c := _carrier(key, r))]
+        if dropped := self.dropped():
+            self.refuse(dropped)
+            return
+        for carrier in carriers:
+            for group in carrier.groups:
+                self.attach(carrier, group)
+            self.settle(carrier)
+        self.report()
+
+    # --- guard ------------------------------------------------------------------------------------------------
+
+    def dropped(self) -> list[str]:
+        """Name the attached workloads that are observed and no longer desired, though nobody took them away.
+
+        A step that returns early, as when its cluster is not there for a moment, desires nothing, and what nothing
+        desires is deleted.
+        """
+        engines = kube.at(self.xr, "spec", "engines")
+        named = [kube.text(e.struct_value, "name") for e in engines.list_value.values] if engines is not None else []
+        let_go = kube.text(self.xr, "metadata", "annotations", LET_GO).split(",")
+        found = []
+        for key, observed in sorted(self.req.observed.resources.items()):
+            if key in self.rsp.desired.resources or not _latched(observed.resource):
+                continue
+            gone = key.startswith(_MODELPLANE_WORKLOAD) and key.removeprefix(_MODELPLANE_WORKLOAD) not in named
+            if not gone and key not in let_go:
+                found.append(key)
+        return found
+
+    def refuse(self, dropped: Sequence[str]) -> None:
+        """End with a fatal result, which keeps everything that runs."""
+        names = ", ".join(dropped)
+        message = (
+            f"earlier steps no longer desire {names}, which runs attached, and Crossplane would delete it; nothing was "
+            f"changed. If it is meant to go, annotate this composite with {LET_GO}={','.join(dropped)}"
+        )
+        self.conditions.set(TIER_ATTACHED, UNKNOWN, "WorkloadsMissing", message)
+        self.conditions.write(self.req, self.rsp)
+        response.fatal(self.rsp, message)
+
+    # --- attach -----------------------------------------------------------------------------------------------
+
+    def attach(self, carrier: Carrier, group: Group) -> None:
+        """Decide what becomes of one engine, and attach its pod templates."""
+        observed = self.req.observed.resources.get(carrier.key)
+        if not any(annotations.TIER in member.annotations for member in group.members):
+            return
+        try:
+            asked, container, engine = self.read(group)
+        except (Invalid, Unreadable) as e:
+            self.decide(carrier, group, self.unreadable(e, observed, group))
+            return
+        ref = asked.kv_cache.tier_ref
+        found, site, behind = self.resolve(ref, carrier)
+        consumer = Consumer(
+            engine,
+            asked.kv_cache.on_unavailable,
+            [member.template for member in group.members],
+            container=container,
+            observed=observed.resource if observed else None,
+            of=group.name,
+        )
+        decision = attachment.decide(consumer, found, site, behind)
+        if isinstance(found, Tier):
+            there = self.req.required_resources[f"tier {ref.namespace}/{ref.name}"].items[0].resource
+            decision = attachment.lacking(decision, there)
+        self.decide(carrier, group, decision)
+        if decision.patch is None or decision.hold:
+            return
+        if unused := attachment.role_unused(engine, decision.patch):
+            self.put(ROLE_UNUSED, unused)
+        for notice in decision.patch.notices:
+            self.put(notice.type, Condition(TRUE, notice.reason, notice.message, warn=True))
+        for member in group.members:
+            if short := memory.short(_container(member, container), decision.patch, engine):
+                self.put(MEMORY_SHORT, short)
+            flags = not pod.joins(_container(member, container))
+            template, overridden = attach.apply(member.template, decision.patch, container, flags=flags)
+            carrier.write(member, template)
+            if own := attachment.overrides(decision.patch, overridden):
+                self.put(USER_OVERRIDES, own)
+        carrier.latches |= attachment.latch(decision.patch, group.name)
+
+    def read(self, group: Group) -> tuple[annotations.Asked, str, Engine]:
+        """Read what an engine's pod templates ask for, and see the engine as backends do.
+
+        Raises:
+            Invalid: an annotation is wrong.
+            Unreadable: the templates do not agree, or which engine it is cannot be told.
+        """
+        first, *rest = group.members
+        for other in rest:
+            if _own(first.annotations) != _own(other.annotations):
+                raise Unreadable(
+                    "MembersDisagree",
+                    f"{first.name} and {other.name} have different annotations {annotations.PREFIX}...; give all "
+                    "members of an engine the same",
+                )
+        asked = annotations.read(first.annotations)
+        container = _engine_container(first, asked.container)
+        kind = pod.KINDS[asked.engine] if asked.engine else pod.kind_of(_container(first, container))
+        if kind is None:
+            raise Unreadable(
+                "EngineUnknown",
+                f"neither the command nor the image of container {container!r} tells which engine it is; set "
+                f"annotation {annotations.PREFIX}engine to {' or '.join(pod.KINDS)}",
+            )
+        owner = (self.namespace, kube.text(self.xr, "metadata", "labels", _DEPLOYMENT) or self.name)
+        said = pod.Said(owner, asked.version, asked.kv_cache.identity, asked.kv_cache.role, group.pods)
+        views = [pod.view(kind, _container(member, container), said) for member in group.members]
+        wired = kv_transfer.read(views[0].line.written)
+        for member, view in zip(rest, views[1:], strict=True):
+            if pod.joins(_container(member, container)):
+                continue
+            if view.line.hidden:
+                raise Unreadable(
+                    "CommandHidesArgs",
+                    f"engine.command or args of {member.name} hide the engine's flags behind a shell or a variable; "
+                    "put them as they are into engine.args to have the tier attached",
+                )
+            if kind.kv_transfer and kv_transfer.read(view.line.written) != wired:
+                raise Unreadable(
+                    "MembersDisagree",
+                    f"{first.name} and {member.name} have different {kv_transfer.FLAG}; give all members of an engine "
+                    "the same",
+                )
+        return asked, container, views[0]
+
+    def unreadable(self, why: "Invalid | Unreadable", observed: fnv1.Resource | None, group: Group) -> Attachment:
+        """Keep what runs as it is where nobody can tell what is asked for; else start it without the tier."""
+        reason = why.reason if isinstance(why, Unreadable) else "InvalidAnnotation"
+        if observed is not None and attachment.latched(observed.resource, group.name):
+            message = f"{why}; what runs attached stays as it is"
+            return Attachment(Condition(TRUE, reason, message, warn=True), hold=True)
+        return Attachment(Condition(FALSE, reason, f"{why}; the engine runs without the tier", warn=True))
+
+    def resolve(self, ref: TierRef, carrier: Carrier) -> tuple[Tier | Unavailable, Site, Tier | Unavailable | None]:
+        """Require a tier, its cluster, and what stands behind it."""
+        where = f"{ref.namespace}/{ref.name}"
+        found = tier.require(self.req, self.rsp, ref, self.namespace, f"tier {where}")
+        if isinstance(found, Unavailable):
+            return found, Site(), None
+        behind = tier.l3(self.req, self.rsp, found, f"l3 {where}")
+        name = found.spec.inference_cluster_ref.name
+        cluster = ClusterView.require(self.req, self.rsp, name, f"cluster {name}")
+        site = Site(cluster.gpus_per_node, known=cluster.resolved)
+        return self.same_place(found, cluster, carrier), site, behind
+
+    def same_place(self, found: Tier, cluster: ClusterView, carrier: Carrier) -> Tier | Unavailable:
+        """Check that the tier is on the cluster, and in the namespace, that the workload goes to."""
+        if not cluster.found.present:
+            waiting = cluster.found.state is resolve.State.UNRESOLVED
+            what = "is not read yet" if waiting else "does not exist"
+            return Unavailable(
+                "Waiting" if waiting else "ClusterNotFound",
+                f"InferenceCluster {cluster.name} of KVOffloadTier {found.ref} {what}",
+                waiting=waiting,
+            )
+        local = kube.text(cluster.found.resource, "spec", "cluster", "source") == "Local"
+        there = cluster.provider_config
+        if there != carrier.provider_config if carrier.provider_config else not local:
+            goes = f"by provider config {carrier.provider_config}" if carrier.provider_config else "to this cluster"
+            return Unavailable(
+                "TierOnOtherCluster",
+                f"KVOffloadTier {found.ref} is on InferenceCluster {cluster.name} (provider config "
+                f"{there or 'not known yet'}), and the engine is delivered {goes}",
+            )
+        namespace = carrier.namespace or self.namespace
+        if namespace != found.spec.target_namespace:
+            return Unavailable(
+                "TierInOtherNamespace",
+                f"KVOffloadTier {found.ref} is in namespace {found.spec.target_namespace} of {cluster.name}, "
+                f"the engine in {namespace}",
+            )
+        return found
+
+    def decide(self, carrier: Carrier, group: Group, decision: Attachment) -> None:
+        """Note what became of an engine."""
+        name = f"{carrier.key}/{group.name}" if group.name else carrier.key
+        self.decisions.append((name, decision))
+        carrier.hold = carrier.hold or decision.hold
+
+    def settle(self, carrier: Carrier) -> None:
+        """Write the latches, or leave what runs as it is; what never ran does not start."""
+        observed = self.req.observed.resources.get(carrier.key)
+        if not carrier.hold:
+            if carrier.latches:
+                metadata = carrier.desired.resource.get_or_create_struct("metadata")
+                metadata.get_or_create_struct("annotations").update(carrier.latches)
+            return
+        self.rsp.desired.composite.ready = fnv1.READY_FALSE
+        if observed is None:
+            del self.rsp.desired.resources[carrier.key]
+            return
+        path = ("spec", "forProvider", "manifest") if carrier.provider_config else ("spec",)
+        kept = kube.sub(observed.resource, *path)
+        if kept is not None:
+            place = carrier.desired.resource
+            for name in path[:-1]:
+                place = place.get_or_create_struct(name)
+            place.get_or_create_struct(path[-1]).CopyFrom(kept)
+        if own := _latched(observed.resource):
+            metadata = carrier.desired.resource.get_or_create_struct("metadata")
+            metadata.get_or_create_struct("annotations").update(own)
+
+    # --- report -----------------------------------------------------------------------------------------------
+
+    def put(self, type_: str, condition: Condition) -> None:
+        """Set a condition, in the words of a pod template."""
+        message = condition.message
+        for field_, annotation in _TERMS:
+            message = message.replace(field_, annotation)
+        self.conditions.set(type_, condition.status, condition.reason, message, warn=condition.warn)
+
+    def report(self) -> None:
+        """Say what became of the engines: the worst of them, by name where they are several.
+
+        A composite none of whose engines names a tier, or did before, is none of ours.
+        """
+        if not self.decisions and not kube.condition(self.xr, TIER_ATTACHED)[0]:
+            return
+        if self.decisions:
+            order = {FALSE: 0, UNKNOWN: 1, TRUE: 2}
+            worst = min((d.condition for _, d in self.decisions), key=lambda c: (order[c.status], not c.warn))
+            several = len(self.decisions) > 1
+            told = [f"{name}: {d.condition.message}" if several else d.condition.message for name, d in self.decisions]
+            warn = any(d.condition.warn for _, d in self.decisions)
+            self.put(TIER_ATTACHED, Condition(worst.status, worst.reason, "; ".join(told), warn=warn))
+        self.conditions.write(self.req, self.rsp)
+
+
+class Unreadable(Exception):
+    """Pod templates of which nobody can tell what they ask for; the text says what to mend."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        """Keep the condition's reason beside its message."""
+        super().__init__(message)
+        self.reason = reason
+
+
+def _carrier(key: str, desired: fnv1.Resource) -> Carrier | None:
+    """See a desired resource as what carries engines; None where it carries none."""
+    struct = desired.resource
+    wrapped = kube.text(struct, "kind") == delivery.KIND and ".crossplane.io/" in kube.text(struct, "apiVersion")
+    inner = kube.sub(struct, "spec", "forProvider", "manifest") if wrapped else struct
+    if inner is None or kube.text(inner, "kind") not in templates.KINDS:
+        return None
+    workload = kube.plain(inner)
+    provider_config = kube.text(struct, "spec", "providerConfigRef", "name") if wrapped else ""
+    return Carrier(key, desired, workload, provider_config, templates.find(workload))
+
+
+def _latched(observed: structpb.Struct) -> dict[str, str]:
+    found = kube.sub(observed, "metadata", "annotations")
+    own = {name: value.string_value for name, value in found.fields.items()} if found else {}
+    return {name: value for name, value in sorted(own.items()) if name.startswith(kube.ANNOTATION_PATCH)}
+
+
+def _own(found: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in found.items() if name.startswith(annotations.PREFIX)}
+
+
+def _container(member: Member, name: str) -> kube.Manifest:
+    for container in member.template["spec"]["containers"]:
+        if container.get("name") == name:
+            return dict(container)
+    raise Unreadable(
+        "ContainerNotFound", f"{member.name} have no container {name!r}; give every member one of that name"
+    )
+
+
+def _engine_container(member: Member, name: str | None) -> str:
+    """Name the engine's container: as the annotation says, else `engine`, else the only one."""
+    names = [str(c.get("name")) for c in member.template["spec"]["containers"]]
+    if name is None:
+        name = pod.CONTAINER if pod.CONTAINER in names else names[0] if len(names) == 1 else None
+    if name not in names:
+        raise Unreadable(
+            "ContainerNotFound",
+            f"{member.name} have containers {', '.join(names)}; set annotation {annotations.PREFIX}container to the "
+            "engine's",
+        )
+    return name

@@ -1,0 +1,572 @@
+"""Engines that an earlier step of the pipeline composed, in Modelplane's shapes and others, pass after pass."""
+
+import copy
+import json
+from typing import Any
+
+import pytest
+
+from function.attachment import MEMORY_SHORT, TIER_ATTACHED, TIER_UNUSED
+from function.kube import ANNOTATION_PATCH, Manifest
+from function.render import Rendered, render
+from tests.standin import observe
+from tests.unit import modelplane
+from tests.unit.builders import INSTANCE, tier_spec
+from tests.unit.modelplane import CLUSTER, TIER, claim, desired, gang, pod, replica, standalone, wrap
+from tests.unit.stories import messages, state
+
+MAIN = "model-serving-main"
+MODEL = "--model=Qwen/Qwen3-32B"
+# GPUs by DRA, which every engine of Modelplane's has, are attached to an agent only where the tier insists.
+FORCED: Manifest = {"mode": "Multiprocess"}
+
+
+def tier(lmcache: Manifest | None = None, **fields: Any) -> Manifest:
+    return {
+        "apiVersion": "modelplane.ai/v1alpha1",
+        "kind": "KVOffloadTier",
+        "metadata": {"name": "shared", "namespace": "modelplane-system"},
+        "spec": tier_spec(lmcache, **fields),
+    }
+
+
+def cluster(provider_config: str = CLUSTER) -> Manifest:
+    return {
+        "apiVersion": "modelplane.ai/v1alpha1",
+        "kind": "InferenceCluster",
+        "metadata": {"name": "eu-h100"},
+        "status": {"providerConfigRef": {"name": provider_config}},
+    }
+
+
+class Step:
+    """A ModelReplica's life: what earlier steps desire, what the control plane holds, and what is observed."""
+
+    def __init__(self, before: dict[str, Manifest], composite: Manifest | None = None, **lmcache: Any) -> None:
+        self.composite = composite or replica()
+        self.before = before
+        self.required = [tier(lmcache), cluster()]
+        self.observed: list[Manifest] = []
+
+    def render(self) -> Rendered:
+        rendered = render(self.composite, self.observed, self.required, self.before)
+        if not rendered.fatal:
+            self.composite = rendered.composite
+        return rendered
+
+    def settle(self) -> Rendered:
+        self.observed = observe(self.render(), self.observed)
+        for number, found in enumerate(self.observed):
+            # Names that Crossplane gave.
+            found["metadata"].setdefault("name", f"llama-70b-{number}")
+        return self.render()
+
+
+def template(rendered: Rendered, key: str = MAIN, *path: str) -> Manifest:
+    found: Manifest = rendered.composed[key]["spec"]["forProvider"]["manifest"]["spec"]
+    for name in path or ("template",):
+        found = found[name]
+    return found
+
+
+def engine(rendered: Rendered, key: str = MAIN, *path: str) -> Manifest:
+    return next(c for c in template(rendered, key, *path)["spec"]["containers"] if c["name"] == "engine")
+
+
+def wired(container: Manifest) -> Manifest:
+    """The one --kv-transfer-config of a container."""
+    (at,) = [i for i, word in enumerate(container["args"]) if word == "--kv-transfer-config"]
+    found: Manifest = json.loads(container["args"][at + 1])
+    return found
+
+
+def untouched(rendered: Rendered, before: dict[str, Manifest]) -> dict[str, Manifest]:
+    """What is desired, without what Crossplane adds to it; keys as before."""
+    found = copy.deepcopy({key: rendered.composed[key] for key in before})
+    for manifest in found.values():
+        del manifest["metadata"]["labels"]["crossplane.io/composite"]
+        del manifest["metadata"]["annotations"]["crossplane.io/composition-resource-name"]
+        del manifest["metadata"]["namespace"]
+        manifest["metadata"] = {name: value for name, value in manifest["metadata"].items() if value}
+        if not manifest["metadata"]:
+            del manifest["metadata"]
+    return found
+
+
+# --- a standalone engine ------------------------------------------------------------------------------------------
+
+
+def test_an_engine_is_attached_and_all_else_stays_to_the_byte() -> None:
+    before = desired(standalone(pod(MODEL, "--tensor-parallel-size=8")))
+    rendered = Step(before, **FORCED).render()
+    assert state(rendered, TIER_ATTACHED) == ("True", "Attached")
+    attached = template(rendered)
+    assert wired(engine(rendered))["kv_connector"] == "LMCacheMPConnector"
+    assert attached["metadata"]["labels"]["kv-offload.modelplane.ai/tier"] == INSTANCE
+    # Without our additions the workload is what came in.
+    expected = copy.deepcopy(before)
+    found = untouched(rendered, before)
+    found[MAIN].pop("metadata")
+    found[MAIN]["spec"]["forProvider"]["manifest"]["spec"]["template"] = expected[MAIN]["spec"]["forProvider"][
+        "manifest"
+    ]["spec"]["template"]
+    assert found == expected
+
+
+def test_the_users_own_fields_keep_their_values_and_their_order() -> None:
+    given = pod(MODEL, "--max-num-seqs=64", env=[{"name": "HF_TOKEN", "value": "x"}])
+    given["spec"]["containers"].append({"name": "sidecar", "image": "s", "args": []})
+    container = engine(Step(desired(standalone(given)), **FORCED).render())
+    assert container["args"][:2] == [MODEL, "--max-num-seqs=64"]
+    assert container["env"][-1] == {"name": "HF_TOKEN", "value": "x"}
+    assert container["volumeMounts"][0] == {"name": "dshm", "mountPath": "/dev/shm"}
+    assert container["resources"] == {"claims": [{"name": "devices"}]}
+
+
+def test_a_template_without_the_annotation_is_none_of_ours() -> None:
+    before = desired(standalone(pod(MODEL, annotations=None)))
+    rendered = Step(before).render()
+    assert untouched(rendered, before) == before
+    assert rendered.composite["status"]["conditions"] == []
+    assert rendered.results == []
+
+
+def test_detaching_gives_the_same_bytes_as_before() -> None:
+    attached, plain = (desired(standalone(pod(MODEL, annotations=a))) for a in (TIER, None))
+    story = Step(attached, **FORCED)
+    story.settle()
+    story.before = plain
+    rendered = story.render()
+    assert untouched(rendered, plain) == plain
+    assert state(rendered, TIER_ATTACHED) == ("False", "NotRequested")
+
+
+def test_attaching_twice_changes_nothing_more() -> None:
+    first = Step(desired(standalone(pod(MODEL))), **FORCED).render()
+    again = dict(first.composed)
+    for manifest in again.values():
+        manifest["metadata"] = {}
+    second = Step(again, **FORCED).render()
+    assert template(second) == template(first)
+
+
+def test_a_second_pass_changes_nothing() -> None:
+    story = Step(desired(standalone(pod(MODEL))), **FORCED)
+    settled = story.settle()
+    again = story.render()
+    assert again.composed == settled.composed
+    assert messages(again) == []
+
+
+# --- the tier is not there ----------------------------------------------------------------------------------------
+
+
+def test_a_tier_that_is_gone_leaves_the_desired_template_byte_for_byte() -> None:
+    story = Step(desired(standalone(pod(MODEL))), **FORCED)
+    settled = story.settle()
+    story.required = [cluster()]
+    rendered = story.render()
+    assert rendered.composed[MAIN] == settled.composed[MAIN]
+    assert state(rendered, TIER_ATTACHED) == ("True", "TierNotFound")
+
+
+def test_an_engine_that_never_ran_waits_for_its_tier() -> None:
+    story = Step(desired(standalone(pod(MODEL))))
+    story.required = [cluster()]
+    rendered = story.render()
+    assert MAIN not in rendered.composed
+    assert sorted(rendered.composed) == ["epp-config", "resource-claim-main-standalone"]
+    assert state(rendered, TIER_ATTACHED) == ("False", "TierNotFound")
+    story.required = [tier(FORCED), cluster()]
+    assert wired(engine(story.render()))
+
+
+def test_an_engine_serves_without_its_tier_where_its_user_says_so() -> None:
+    before = desired(
+        standalone(pod(MODEL, annotations={**TIER, "kv-offload.modelplane.ai/on-unavailable": "ServeWithout"}))
+    )
+    story = Step(before)
+    story.required = [cluster()]
+    assert untouched(story.render(), before) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"inferenceClusterRef": {"name": "us-h100"}}, "ClusterNotFound"),
+        ({"targetNamespace": "kv"}, "TierInOtherNamespace"),
+        ({"allowedNamespaces": {"from": "Same"}}, "NamespaceNotAllowed"),
+    ],
+)
+def test_a_tier_that_is_not_where_the_replica_is_does_not_attach_it(change: Manifest, reason: str) -> None:
+    story = Step(desired(standalone(pod(MODEL))))
+    story.required[0]["spec"] |= change
+    assert state(story.render(), TIER_ATTACHED) == ("False", reason)
+
+
+def test_a_tier_of_another_cluster_says_which() -> None:
+    story = Step(desired(standalone(pod(MODEL))))
+    story.required[1] = cluster("us-kubeconfig")
+    rendered = story.render()
+    assert state(rendered, TIER_ATTACHED) == ("False", "TierOnOtherCluster")
+    message = rendered.condition(TIER_ATTACHED)["message"]
+    for name in ("modelplane-system/shared", "eu-h100", "us-kubeconfig", CLUSTER):
+        assert name in message
+
+
+def test_a_changed_model_waits_while_the_tier_cannot_be_asked() -> None:
+    story = Step(desired(standalone(pod(MODEL))))
+    settled = story.settle()
+    story.required = [cluster()]
+    story.before = desired(standalone(pod("--model=other/model")))
+    rendered = story.render()
+    assert template(rendered) == template(settled)
+    assert ANNOTATION_PATCH in rendered.composed[MAIN]["metadata"]["annotations"]
+    assert "waits" in rendered.condition(TIER_ATTACHED)["message"]
+
+
+# --- what earlier steps leave out ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("left", [[], ["epp-config"]])
+def test_a_workload_that_is_observed_and_no_longer_desired_is_fatal(left: list[str]) -> None:
+    story = Step(desired(standalone(pod(MODEL))))
+    story.settle()
+    story.before = {key: story.before[key] for key in left}
+    rendered = story.render()
+    assert rendered.fatal
+    assert rendered.composed.keys() == set(left)
+    assert state(rendered, TIER_ATTACHED) == ("Unknown", "WorkloadsMissing")
+    assert MAIN in rendered.condition(TIER_ATTACHED)["message"]
+
+
+def test_an_engine_that_its_deployment_no_longer_has_goes() -> None:
+    story = Step(
+        {**desired(standalone(pod(MODEL))), **desired(standalone(pod(MODEL)), "extra")}, replica("main", "extra")
+    )
+    story.settle()
+    story.before = desired(standalone(pod(MODEL)))
+    story.composite["spec"]["engines"] = [{"name": "main"}]
+    rendered = story.render()
+    assert not rendered.fatal
+    assert "model-serving-extra" not in rendered.composed
+
+
+def test_a_workload_of_any_composite_goes_where_its_owner_lets_it() -> None:
+    composite = {"apiVersion": "example.org/v1", "kind": "XServing", "metadata": {"name": "x", "namespace": "ml-team"}}
+    story = Step({"chat": wrap(standalone(pod(MODEL)))}, composite)
+    story.settle()
+    story.before = {}
+    assert story.render().fatal
+    story.composite["metadata"]["annotations"] = {"kv-offload.modelplane.ai/let-go": "chat"}
+    assert not story.render().fatal
+
+
+def test_an_unattached_workload_may_go_as_it_would_without_us() -> None:
+    story = Step(desired(standalone(pod(MODEL, annotations=None))))
+    story.settle()
+    story.before = {}
+    assert not story.render().fatal
+
+
+# --- gangs --------------------------------------------------------------------------------------------------------
+
+RANK = ("--nnodes=2", "--node-rank=$(MODELPLANE_RANK)", "--master-addr=$(MODELPLANE_LEADER_ADDRESS)")
+SERVE = ["vllm", "serve", "Qwen/Qwen3-32B"]
+LEADER, WORKER = ("leaderWorkerTemplate", "leaderTemplate"), ("leaderWorkerTemplate", "workerTemplate")
+POOL: Manifest = {"backend": "Mooncake", "lmcache": None, "mooncake": {"segmentGiBPerNode": 64, "protocol": "TCP"}}
+
+
+def pool_tier() -> Manifest:
+    found = tier()
+    found["spec"] = {key: value for key, value in {**found["spec"], **POOL}.items() if value is not None}
+    return found
+
+
+def gang_story(leader: Manifest, worker: Manifest) -> Step:
+    story = Step(desired(gang(leader, worker)))
+    story.required[0] = pool_tier()
+    return story
+
+
+def test_every_rank_of_a_gang_is_attached_alike() -> None:
+    tp = "--tensor-parallel-size=16"
+    story = gang_story(pod(tp, *RANK, command=SERVE), pod(tp, *RANK, "--headless", command=SERVE, leader=False))
+    rendered = story.render()
+    assert state(rendered, TIER_ATTACHED) == ("True", "Attached"), rendered.condition(TIER_ATTACHED)
+    leader, worker = (engine(rendered, MAIN, *path) for path in (LEADER, WORKER))
+    assert wired(leader) == wired(worker)
+    assert leader["env"] == worker["env"]
+    assert leader["volumeMounts"] == worker["volumeMounts"]
+    assert worker["args"][:5] == [tp, *RANK, "--headless"]
+    for path in (LEADER, WORKER):
+        assert template(rendered, MAIN, *path)["metadata"]["labels"]["kv-offload.modelplane.ai/tier"] == INSTANCE
+
+
+def test_a_gang_that_the_tier_cannot_follow_is_not_started_and_no_workload_is_changed() -> None:
+    words = ("--tensor-parallel-size=16", *RANK)
+    story = Step(desired(gang(pod(*words, command=SERVE), pod(*words, "--headless", command=SERVE, leader=False))))
+    rendered = story.render()
+    assert state(rendered, TIER_ATTACHED) == ("False", "GangNotSupported")
+    assert MAIN not in rendered.composed
+
+
+def test_a_member_that_asks_for_too_little_memory_is_said_and_one_that_asks_for_none_asks() -> None:
+    little = {"claims": [{"name": "devices"}], "limits": {"memory": "32Gi"}}
+    story = Step(desired(standalone(pod(MODEL, "--tensor-parallel-size=8", resources=little))))
+    rendered = story.render()
+    assert engine(rendered)["resources"] == little
+    assert state(rendered, MEMORY_SHORT) == ("True", "LittleLeft")
+    story.before = desired(standalone(pod(MODEL, "--tensor-parallel-size=8")))
+    rendered = story.render()
+    assert engine(rendered)["resources"] == {"claims": [{"name": "devices"}], "requests": {"memory": "16384Mi"}}
+    assert state(rendered, MEMORY_SHORT) == ("False", "Nothing")
+
+
+def test_a_worker_that_joins_ray_gets_files_and_variables_but_no_flags() -> None:
+    join = ["ray", "start", "--address=$(MODELPLANE_LEADER_ADDRESS):6379", "--block"]
+    story = gang_story(pod("--tensor-parallel-size=16", command=SERVE), pod(command=join, leader=False))
+    rendered = story.render()
+    worker = engine(rendered, MAIN, *WORKER)
+    assert worker["command"] == join
+    assert worker["args"] == []
+    assert {e["name"] for e in worker["env"]} == {e["name"] for e in engine(rendered, MAIN, *LEADER)["env"]}
+
+
+def test_members_that_name_different_tiers_are_not_attached() -> None:
+    before = gang(pod(command=SERVE), pod(command=SERVE, leader=False, annotations=None))
+    rendered = Step(desired(before)).render()
+    assert state(rendered, TIER_ATTACHED) == ("False", "MembersDisagree")
+    assert untouched(rendered, desired(before)) == desired(before)
+
+
+def test_members_that_are_wired_differently_are_not_attached() -> None:
+    own = '--kv-transfer-config={"kv_connector":"NixlConnector","kv_role":"kv_both"}'
+    story = gang_story(pod(own, command=SERVE), pod("--headless", command=SERVE, leader=False))
+    assert state(story.render(), TIER_ATTACHED) == ("False", "MembersDisagree")
+
+
+def test_a_shell_in_a_worker_hides_its_flags() -> None:
+    shell = ["/bin/sh", "-c", "exec vllm serve Qwen/Qwen3-32B --headless"]
+    story = gang_story(pod(command=SERVE), pod(command=shell, leader=False))
+    rendered = story.render()
+    assert state(rendered, TIER_ATTACHED) == ("False", "CommandHidesArgs")
+    assert "the container's args" in rendered.condition(TIER_ATTACHED)["message"]
+
+
+def test_a_gang_whose_leader_is_a_worker_as_well_has_one_template() -> None:
+    workload = gang(pod(command=SERVE), pod(*RANK, command=SERVE))
+    del workload["spec"]["leaderWorkerTemplate"]["leaderTemplate"]
+    story = Step(desired(workload))
+    story.required[0] = pool_tier()
+    assert wired(engine(story.render(), MAIN, *WORKER))
+
+
+# --- prefill and decode -------------------------------------------------------------------------------------------
+
+
+def split(image: str = "vllm/vllm-openai:v0.33.0") -> dict[str, Manifest]:
+    """Desire a prefill and a decode engine, wired by their user, with the router's sidecar before the second."""
+    both = {}
+    for name, role, port in (("prefill", "kv_producer", 8000), ("decode", "kv_consumer", 8001)):
+        own = f'--kv-transfer-config={{"kv_connector":"NixlConnector","kv_role":"{role}"}}'
+        template = pod(f"--port={port}", own, command=SERVE, image=image)
+        if name == "decode":
+            template["spec"]["containers"].append(
+                {"name": "pd-sidecar", "image": "sidecar", "args": ["--vllm-port=8001"]}
+            )
+        both[f"model-serving-{name}"] = wrap(standalone(template), modelplane.AVAILABLE)
+    return both
+
+
+def test_prefill_and_decode_engines_keep_their_transport_and_get_the_cache_behind_it() -> None:
+    rendered = Step(split(), replica("prefill", "decode", mode="PrefillDecode"), **FORCED).render()
+    for name, role in (("prefill", "kv_producer"), ("decode", "kv_consumer")):
+        container = engine(rendered, f"model-serving-{name}")
+        found = wired(container)
+        assert (found["kv_connector"], found["kv_role"]) == ("MultiConnector", "kv_both")
+        transport, cache = found["kv_connector_extra_config"]["connectors"]
+        assert transport == {"kv_connector": "NixlConnector", "kv_role": role}
+        assert (cache["kv_connector"], cache["kv_role"]) == ("LMCacheMPConnector", "kv_both")
+        assert found["kv_load_failure_policy"] == "recompute"
+        assert not [word for word in container["args"] if word.startswith("--kv-transfer-config=")]
+    sidecar = template(rendered, "model-serving-decode")["spec"]["containers"][1]
+    assert sidecar == {"name": "pd-sidecar", "image": "sidecar", "args": ["--vllm-port=8001"]}
+
+
+def test_a_version_that_stores_wrong_blocks_beside_a_transport_keeps_its_own_wiring() -> None:
+    before = split("vllm/vllm-openai:v0.23.0")
+    rendered = Step(before, replica("prefill", "decode"), **FORCED).render()
+    assert state(rendered, TIER_ATTACHED) == ("False", "UserConfigured")
+    assert "0.26.0" in rendered.condition(TIER_ATTACHED)["message"]
+    assert untouched(rendered, before) == before
+
+
+def test_what_is_not_attached_is_named_among_those_that_are() -> None:
+    before = split() | {"model-serving-old": split("vllm/vllm-openai:latest")["model-serving-prefill"]}
+    rendered = Step(before, replica("prefill", "decode", "old"), **FORCED).render()
+    assert state(rendered, TIER_ATTACHED) == ("False", "EngineVersionUnknown")
+    message = rendered.condition(TIER_ATTACHED)["message"]
+    assert "model-serving-old: the version of image" in message
+    assert "model-serving-prefill: By LMCacheMPConnector" in message
+    assert "annotation kv-offload.modelplane.ai/version" in message
+
+
+# --- annotations --------------------------------------------------------------------------------------------------
+
+
+def annotated(**own: str) -> Manifest:
+    return {**TIER, **{f"kv-offload.modelplane.ai/{name.replace('_', '-')}": value for name, value in own.items()}}
+
+
+@pytest.mark.parametrize(
+    ("own", "says"),
+    [
+        ({"tier": "Bad_Name"}, "annotation kv-offload.modelplane.ai/tier (is 'Bad_Name'): must be a tier's name"),
+        ({"on_unavailable": "Maybe"}, "annotation kv-offload.modelplane.ai/on-unavailable (is 'Maybe')"),
+        ({"version": "latest"}, "annotation kv-offload.modelplane.ai/version (is 'latest'): must be a version"),
+        ({"engine": "TGI"}, "annotation kv-offload.modelplane.ai/engine (is 'TGI')"),
+    ],
+)
+def test_a_wrong_annotation_says_which_and_how_and_costs_no_running_engine(own: dict[str, str], says: str) -> None:
+    before = desired(standalone(pod(MODEL, annotations=annotated(**own))))
+    story = Step(before)
+    rendered = story.render()
+    assert state(rendered, TIER_ATTACHED) == ("False", "InvalidAnnotation")
+    assert says in rendered.condition(TIER_ATTACHED)["message"]
+    assert untouched(rendered, before) == before
+    story = Step(desired(standalone(pod(MODEL))))
+    settled = story.settle()
+    story.before = before
+    kept = story.render()
+    assert template(kept) == template(settled)
+    assert state(kept, TIER_ATTACHED) == ("True", "InvalidAnnotation")
+
+
+def test_the_version_and_the_engine_may_be_said() -> None:
+    mine = annotated(version="0.33.0", engine="vLLM", tier="modelplane-system/shared")
+    story = Step(desired(standalone(pod(MODEL, annotations=mine, image="registry.example/llm:7"))), **FORCED)
+    assert state(story.render(), TIER_ATTACHED) == ("True", "Attached")
+
+
+def test_an_engine_that_nothing_tells_is_not_guessed_at() -> None:
+    story = Step(desired(standalone(pod(MODEL, image="registry.example/llm:7"))))
+    assert state(story.render(), TIER_ATTACHED) == ("False", "EngineUnknown")
+
+
+def test_sglang_is_told_by_its_program() -> None:
+    command = ["python3", "-m", "sglang.launch_server"]
+    given = pod("--model-path=Qwen/Qwen3-32B", "--port=8000", command=command, image="lmsysorg/sglang:v0.5.23-cu129")
+    story = Step(desired(standalone(given)))
+    story.required[0] = pool_tier()
+    rendered = story.render()
+    assert state(rendered, TIER_ATTACHED) == ("True", "Attached")
+    assert "--hicache-storage-backend=mooncake" in engine(rendered)["args"]
+
+
+def test_the_container_is_found_by_name() -> None:
+    given = pod(MODEL)
+    given["spec"]["containers"][0]["name"] = "server"
+    given["spec"]["containers"].append({"name": "logs", "image": "logs"})
+    story = Step(desired(standalone(given)))
+    assert state(story.render(), TIER_ATTACHED) == ("False", "ContainerNotFound")
+    given["metadata"]["annotations"] |= annotated(container="server")
+    story = Step(desired(standalone(given)), **FORCED)
+    rendered = story.render()
+    assert wired(template(rendered)["spec"]["containers"][0])
+    assert template(rendered)["spec"]["containers"][1] == {"name": "logs", "image": "logs"}
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        {"volumes": [{"name": "kv-offload", "emptyDir": {}}]},
+        {"mount": {"name": "mine", "mountPath": "/etc/kv-offload"}},
+    ],
+)
+def test_a_name_that_is_taken_is_said_and_not_fought_over(taken: Manifest) -> None:
+    given = pod(MODEL, annotations=annotated(on_unavailable="ServeWithout"))
+    given["spec"]["volumes"] += taken.get("volumes", [])
+    given["spec"]["containers"][0]["volumeMounts"] += [taken["mount"]] if "mount" in taken else []
+    before = desired(standalone(given))
+    rendered = Step(before).render()
+    assert state(rendered, TIER_ATTACHED) == ("False", "NameTaken")
+    assert untouched(rendered, before) == before
+
+
+# --- wherever pod templates are -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job"])
+def test_every_kind_of_workload_is_attached_plain_and_in_an_object(kind: str) -> None:
+    workload = {**standalone(pod(MODEL)), "kind": kind}
+    rendered = Step({"w": wrap(workload)}, **FORCED).render()
+    assert wired(engine(rendered, "w"))
+    story = Step({"w": workload}, {**replica(), "metadata": {"name": "r", "namespace": "default"}}, **FORCED)
+    story.required[1]["spec"] = {"cluster": {"source": "Local"}}
+    plain = story.render()
+    found = plain.composed["w"]["spec"]["template"]["spec"]["containers"][0]
+    assert wired(found) == wired(engine(rendered, "w"))
+    assert ANNOTATION_PATCH in plain.composed["w"]["metadata"]["annotations"]
+
+
+def test_a_plain_workload_does_not_use_a_tier_of_a_remote_cluster() -> None:
+    story = Step({"w": standalone(pod(MODEL))}, {**replica(), "metadata": {"name": "r", "namespace": "default"}})
+    assert state(story.render(), TIER_ATTACHED) == ("False", "TierOnOtherCluster")
+
+
+def test_each_role_of_a_group_is_an_engine_of_its_own() -> None:
+    roles = [
+        {"name": "prefill", "replicas": 1, "template": pod(MODEL)},
+        {"name": "decode", "replicas": 1, "standalonePattern": {"template": pod(MODEL)}},
+        {"name": "router", "replicas": 1, "template": pod("--route", annotations=None)},
+        {"name": "gang", "leaderWorkerSet": {"size": 2}, "template": pod(MODEL)},
+    ]
+    group = {
+        "apiVersion": "workloads.x-k8s.io/v1alpha1",
+        "kind": "RoleBasedGroup",
+        "metadata": {"name": "g", "namespace": "default"},
+        "spec": {"roles": roles},
+    }
+    story = Step({"g": wrap(group)}, **FORCED)
+    rendered = story.settle()
+    found = rendered.composed["g"]["spec"]["forProvider"]["manifest"]["spec"]["roles"]
+    assert wired(found[0]["template"]["spec"]["containers"][0])
+    assert wired(found[1]["standalonePattern"]["template"]["spec"]["containers"][0])
+    assert found[2:] == roles[2:]
+    latches = [name for name in rendered.composed["g"]["metadata"]["annotations"] if name.startswith(ANNOTATION_PATCH)]
+    assert sorted(latches) == [
+        f"{ANNOTATION_PATCH}.decode",
+        f"{ANNOTATION_PATCH}.decode-hash",
+        f"{ANNOTATION_PATCH}.prefill",
+        f"{ANNOTATION_PATCH}.prefill-hash",
+    ]
+    story.required = [cluster()]
+    assert story.render().composed["g"] == rendered.composed["g"]
+
+
+# --- identity -----------------------------------------------------------------------------------------------------
+
+
+def seed(rendered: Rendered) -> str:
+    return next(str(e["value"]) for e in engine(rendered)["env"] if e["name"] == "PYTHONHASHSEED")
+
+
+def test_replicas_of_one_deployment_share_and_other_deployments_do_not() -> None:
+    """Every cached model of Modelplane's is --model=/mnt/models."""
+    stories = [Step(desired(standalone(pod("--model=/mnt/models")))) for _ in range(3)]
+    stories[1].composite["metadata"]["name"] = "llama-70b-eu-1-9d2e1"
+    stories[2].composite["metadata"]["labels"]["modelplane.ai/deployment"] = "mistral"
+    one, two, other = (seed(story.render()) for story in stories)
+    assert one == two != other
+
+
+def test_a_path_goes_in_process_unless_it_is_vouched_for() -> None:
+    rendered = Step(desired(standalone(pod("--model=/mnt/models")))).render()
+    assert state(rendered, TIER_UNUSED) == ("True", "IdentityNotShared")
+    assert "annotation kv-offload.modelplane.ai/identity" in rendered.condition(TIER_UNUSED)["message"]
+
+
+def test_a_claim_is_left_as_it_is_where_the_tier_has_no_nics() -> None:
+    before = desired(standalone(pod(MODEL))) | {"resource-claim-main-standalone": wrap(claim())}
+    assert untouched(Step(before).render(), before)["resource-claim-main-standalone"] == wrap(claim())
