@@ -8,6 +8,7 @@ from function.conditions import TRUE, Condition
 from function.engines import Engine, versions
 
 _MEMORY = "memory"
+_BUFFER = sizing.GIB
 
 
 def requests(resources: kube.Manifest, patch: EnginePatch) -> kube.Manifest:
@@ -41,6 +42,9 @@ def short(container: kube.Manifest, patch: EnginePatch, engine: Engine) -> Condi
     if not patch.memory or not asks:
         return None
     field, size = asks
+    if size >= patch.memory and patch.memory < engine.ranks * _BUFFER:
+        # No more than a client's buffers: what the engine itself needs is its user's to know.
+        return None
     own = sizing.ENGINE_GIB_PER_RANK * sizing.GIB
     wanted = sizing.pod_memory(patch.memory // engine.ranks, engine.ranks, own)
     if size >= wanted:

@@ -225,6 +225,45 @@ def test_a_changed_model_waits_while_the_tier_cannot_be_asked() -> None:
     assert "waits" in rendered.condition(TIER_ATTACHED)["message"]
 
 
+# --- in use -------------------------------------------------------------------------------------------------------
+
+
+def usages(rendered: Rendered) -> dict[str, Manifest]:
+    return {key: m["spec"] for key, m in rendered.composed.items() if m["kind"] == "Usage"}
+
+
+def test_a_tier_is_in_use_by_what_carries_the_engine_once_that_has_a_name() -> None:
+    story = Step(desired(standalone(pod(MODEL))), **FORCED)
+    assert usages(story.render()) == {}
+    settled = story.settle()
+    (usage,) = usages(settled).values()
+    assert usage["of"] == {
+        "apiVersion": "modelplane.ai/v1alpha1",
+        "kind": "KVOffloadTier",
+        "resourceRef": {"name": "shared", "namespace": "modelplane-system"},
+    }
+    name = settled.composed[MAIN]["metadata"].get("name") or next(
+        m["metadata"]["name"]
+        for m in story.observed
+        if m["metadata"]["annotations"]["crossplane.io/composition-resource-name"] == MAIN
+    )
+    assert usage["by"]["kind"] == "Object"
+    assert usage["by"]["resourceRef"] == {"name": name}
+    assert "ModelReplica ml-team/" in usage["reason"]
+
+
+def test_a_tier_stays_in_use_while_it_is_gone_and_until_a_detached_engine_has_rolled() -> None:
+    story = Step(desired(standalone(pod(MODEL))), **FORCED)
+    story.settle()
+    held = usages(story.settle())
+    assert held
+    story.required = [cluster()]
+    assert usages(story.render()) == held
+    story.before = desired(standalone(pod(MODEL, annotations=None)))
+    assert usages(story.render()) == held
+    assert usages(story.settle()) == {}
+
+
 # --- what earlier steps leave out ---------------------------------------------------------------------------------
 
 
