@@ -238,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         renders = _renders(args.composite, args.required, args.observed, args.desired)
-    except (OSError, yaml.YAMLError) as e:
+    except (OSError, yaml.YAMLError, ValueError) as e:
         parser.error(str(e))
     if not renders:
         parser.error(f"{args.composite} holds neither tier.yaml nor deployment.yaml nor replica.yaml")
@@ -251,8 +251,14 @@ def _renders(composite: Path, required: Sequence[Path], observed: Path | None, d
     if composite.is_dir():
         return list(render_folder(composite).values())
     found = [manifest for path in required for manifest in load(path)]
-    before = by_key(load(desired)) if desired else {}
-    return [render(load(composite)[0], load(observed) if observed else (), found, before)]
+    subject, before = load(composite)[0], by_key(load(desired)) if desired else {}
+    if subject.get("kind") not in fn.COMPOSERS and not before:
+        known = ", ".join(fn.COMPOSERS)
+        raise ValueError(
+            f"{composite} is of kind {subject.get('kind')!r}, whose engines an earlier step desires: give that with -d "
+            f"(this function composes {known} itself)"
+        )
+    return [render(subject, load(observed) if observed else (), found, before)]
 
 
 if __name__ == "__main__":

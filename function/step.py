@@ -278,7 +278,8 @@ class Composer:
     def use_tier(self, carrier: Carrier, group: Group, patch: EnginePatch) -> None:
         """Keep a tier from being deleted while an engine is attached to it, once what carries that has a name."""
         observed = self.req.observed.resources.get(carrier.key)
-        if observed is None:
+        # A Usage is of a namespace, which a composite of the cluster's scope has none of.
+        if observed is None or not kube.text(self.xr, "metadata", "namespace"):
             return
         by = {
             "apiVersion": kube.text(observed.resource, "apiVersion"),
