@@ -219,9 +219,11 @@ def _show(rendered: Rendered) -> str:
     what = f"{composite['kind']} {metadata.get('namespace', 'default')}/{metadata['name']}"
     lines = [f"# {what} composes {len(rendered.composed)} resources"]
     for manifest in rendered.composed.values():
-        inner = manifest["spec"].get("forProvider", {}).get("manifest", manifest)
+        inner = manifest.get("spec", {}).get("forProvider", {}).get("manifest", manifest)
         place = inner["metadata"].get("namespace")
-        lines.append(f"#   {inner['kind']:<21} {place + '/' if place else ''}{inner['metadata']['name']}")
+        lines.append(
+            f"#   {inner['kind']:<21} {place + '/' if place else ''}{inner['metadata'].get('name', '(to be named)')}"
+        )
     lines += [f"# {r['severity'].removeprefix('SEVERITY_').lower()}: {r['message']}" for r in rendered.results]
     return "\n".join(lines) + "\n" + dump([composite, *rendered.composed.values()])
 
