@@ -1,9 +1,10 @@
 """Applies an EnginePatch to a pod template. The user's value wins, and what the user wrote keeps its order."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from function import claims, kube, placement
+from function import claims, kube, memory, placement
 from function.backends.base import EnginePatch
 from function.engines import kv_transfer
 
@@ -32,6 +33,9 @@ def apply(
     metadata = template.get("metadata", {})
     pod = template["spec"]
     overridden: list[str] = []
+    if memory.said(pod):
+        # For all its containers: none of them may ask for more.
+        patch = replace(patch, memory=0)
     containers = [
         _container(c, patch, overridden, flags=flags, claim=claim) if c["name"] == container else c
         for c in pod["containers"]
@@ -51,6 +55,7 @@ def apply(
         ),
         "spec": _with(
             pod,
+            initContainers=_add(pod.get("initContainers", ()), _init_containers(pod, patch, container), "name"),
             containers=containers,
             volumes=_add(pod.get("volumes", ()), patch.volumes, "name"),
             nodeSelector={**patch.node_selector, **pod.get("nodeSelector", {})},
@@ -67,6 +72,7 @@ def taken(template: kube.Manifest, patch: EnginePatch, container: str) -> str:
     engine: kube.Manifest = next((c for c in pod["containers"] if c.get("name") == container), {})
     users_claims = [c for c in pod.get("resourceClaims", ()) if not claims.is_own(c, patch.devices)]
     needed = (
+        ("init container", "name", pod.get("initContainers", ()), _init_containers(pod, patch, container)),
         ("volume", "name", pod.get("volumes", ()), patch.volumes),
         ("resource claim", "name", users_claims, [{"name": claims.NAME}] if patch.devices else ()),
         ("port", "name", engine.get("ports", ()), patch.ports),
@@ -83,6 +89,12 @@ def taken(template: kube.Manifest, patch: EnginePatch, container: str) -> str:
 def _with(base: kube.Manifest, **fields: Any) -> kube.Manifest:
     """Set fields, but leave out what says nothing, unless the user has said just that."""
     return {**base, **{name: value for name, value in fields.items() if value or name in base}}
+
+
+def _init_containers(pod: kube.Manifest, patch: EnginePatch, container: str) -> list[kube.Manifest]:
+    """Give the patch's init containers the engine's own image; they run after all that the user has the pod do."""
+    image = next((c.get("image", "") for c in pod["containers"] if c["name"] == container), "")
+    return [{**init, "image": image} for init in patch.init_containers]
 
 
 def _affinity(users: kube.Manifest, patch: EnginePatch) -> kube.Manifest:
@@ -116,7 +128,7 @@ def _container(
         ports=_add(container.get("ports", ()), patch.ports, "name"),
         resources=_with(
             resources,
-            requests={**nics, **resources.get("requests", {})},
+            requests={**nics, **memory.requests(resources, patch), **resources.get("requests", {})},
             limits={**nics, **resources.get("limits", {})},
             claims=_add(resources.get("claims", ()), [{"name": claim.name}] if claim else (), "name"),
         ),

@@ -24,16 +24,12 @@ USER_OVERRIDES = "UserOverrides"
 MULTIPROCESS_FORCED = "MultiprocessForced"
 REMOTE_NOT_ATTACHED = "RemoteNotAttached"
 ROLE_UNUSED = "RoleUnused"
+MEMORY_SHORT = "EngineMemoryShort"
 NICS_NOT_ALIGNED = "NICsNotAligned"
 
 WARNINGS = (
-    TIER_UNUSED,
-    IMAGE_UNVERIFIED,
-    USER_OVERRIDES,
-    MULTIPROCESS_FORCED,
-    REMOTE_NOT_ATTACHED,
-    ROLE_UNUSED,
-    NICS_NOT_ALIGNED,
+    *(TIER_UNUSED, IMAGE_UNVERIFIED, USER_OVERRIDES, MULTIPROCESS_FORCED, REMOTE_NOT_ATTACHED, ROLE_UNUSED),
+    *(MEMORY_SHORT, NICS_NOT_ALIGNED),
 )
 
 # Fields of a tier that no engine sees: changing one must not let a new function version write a patch anew.
@@ -300,7 +296,8 @@ def _keep(patch: EnginePatch, why: Refusal | Unavailable, consumer: Consumer) ->
     if own := _own_wiring(consumer, patch):
         return own
     message = f"{why.message}; the engine keeps what attached it to KVOffloadTier {patch.tier}"
-    if patch.holds(consumer.engine):
+    ruled_out = isinstance(why, Refusal) and patch.connector in why.rules_out
+    if patch.holds(consumer.engine) and not ruled_out:
         return Attachment(Condition(TRUE, why.reason, message, warn=True), patch)
     message += ". What was changed in it does not go with that, and waits; remove kvCache.tierRef to run without"
     return Attachment(Condition(TRUE, why.reason, message, warn=True), patch, hold=True)

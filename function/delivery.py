@@ -80,6 +80,11 @@ class Delivery:
         """A hash of everything that was put: what is rolled out."""
         return kube.digest(self._hashes)[:12]
 
+    def reference(self, part: str, cluster: str) -> kube.Manifest:
+        """Name a part's Object, as others refer to it: apiVersion, kind and name."""
+        name = kube.child_name(*self._prefix.split("/"), part, cluster)
+        return {"apiVersion": API_VERSION, "kind": KIND, "name": name}
+
     def observed(self, part: str, cluster: str) -> structpb.Struct | None:
         """Find a part's observed Object."""
         return self._observed.get(_key(part, cluster))
@@ -106,7 +111,7 @@ class Delivery:
             "apiVersion": API_VERSION,
             "kind": KIND,
             "metadata": {
-                "name": kube.child_name(*self._prefix.split("/"), part.name, cluster),
+                "name": self.reference(part.name, cluster)["name"],
                 "labels": dict(kube.MANAGED_BY),
                 "annotations": {kube.ANNOTATION_CLUSTER: cluster, **part.annotations},
             },

@@ -6,9 +6,10 @@ from typing import Any
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
-from function import api, attach, attachment, claims, kube, status, tier, workloads
+from function import api, attach, attachment, claims, kube, memory, status, tier, usage, workloads
 from function.api.deployment import DeploymentSpec
 from function.attachment import (
+    MEMORY_SHORT,
     NICS_NOT_ALIGNED,
     ROLE_UNUSED,
     TIER_ATTACHED,
@@ -22,7 +23,6 @@ from function.cluster import View as ClusterView
 from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
 from function.delivery import Delivered, Delivery
 from function.engines import Engine, pod
-from function.engines.args import CommandLine
 from function.tier import Unavailable
 
 ACCEPTED = "Accepted"
@@ -72,6 +72,7 @@ class Composer:
             self.resolve_and_deliver(spec)
         if not self.parts:
             self.delivery.keep_all()
+        self.use_tier()
         self.report()
 
     def accept(self) -> DeploymentSpec | None:
@@ -102,14 +103,14 @@ class Composer:
         cluster = ClusterView.require(self.req, self.rsp, name)
         verdict, reason, message = cluster.verdict(self.delivery.provider_config)
         self.conditions.set(CLUSTER_REACHABLE, verdict, reason, message, warn=cluster.resolved and verdict == FALSE)
-        engine, line = pod.read(spec.engine, namespace=self.namespace, name=self.name)
+        engine, _ = pod.read(spec.engine, namespace=self.namespace, name=self.name)
         decision = self.attach(spec, found, cluster, engine)
         self.patch = decision.patch
         self.warn_of_notices()
         provider_config = self.delivery.provider_config or cluster.provider_config
         if decision.hold or not provider_config:
             return
-        self.deliver(spec, line, cluster, provider_config)
+        self.deliver(spec, engine, cluster, provider_config)
         self.check_cluster(spec, cluster)
 
     def resolve_cluster_name(self, spec: DeploymentSpec, found: Tier | Unavailable | None) -> str:
@@ -186,14 +187,17 @@ class Composer:
 
     # --- deliver ----------------------------------------------------------------------------------------------
 
-    def deliver(self, spec: DeploymentSpec, line: CommandLine, cluster: ClusterView, provider_config: str) -> None:
+    def deliver(self, spec: DeploymentSpec, engine: Engine, cluster: ClusterView, provider_config: str) -> None:
         """Deliver the engine's Deployment and Service."""
+        line = engine.line
         namespace = self.running_namespace(cluster.name) or self.namespace_there
         selector = {"app.kubernetes.io/instance": self.instance, "app.kubernetes.io/component": "engine"}
         template = pod.pod_template(spec.engine, line, selector | kube.MANAGED_BY)
         annotations: Mapping[str, str] = {}
         claim = self.claim(namespace)
         if self.patch:
+            if short := memory.short(template["spec"]["containers"][0], self.patch, engine):
+                self.conditions.put(MEMORY_SHORT, short)
             template, overridden = attach.apply(template, self.patch, pod.CONTAINER, claim=claim)
             annotations = attachment.latch(self.patch)
             if set_by_user := attachment.overrides(self.patch, overridden):
@@ -239,6 +243,18 @@ class Composer:
         if apart := attachment.not_aligned(self.patch, claim):
             self.conditions.put(NICS_NOT_ALIGNED, apart)
         return claim
+
+    def use_tier(self) -> None:
+        """Keep the tier that the engine is attached to from being deleted, and one that it was, while a pod may be."""
+        if not self.parts:
+            usage.keep(self.req, self.rsp)
+            return
+        engine = self.delivery.reference(ENGINE, self.cluster)
+        if self.patch:
+            user = f"ModelDeployment {self.namespace}/{self.name}"
+            usage.attach(self.rsp, self.patch.tier, engine, owner=f"engine/{self.name}", user=user)
+        if not self.delivery.delivered[ENGINE].ready:
+            usage.keep(self.req, self.rsp, by=[engine["name"]])
 
     def warn_of_notices(self) -> None:
         """Say what an ML engineer should know about the attachment."""

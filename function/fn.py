@@ -46,7 +46,7 @@ def run(req: fnv1.RunFunctionRequest) -> fnv1.RunFunctionResponse:
         The desired state. A request that cannot be understood ends in one fatal result.
     """
     rsp = response.to(req)
-    kind = kube.text(req.observed.composite.resource, "kind")
+    kind = kube.text(req.observed.composite.resource, "kind") or "composite"
     # Any other kind's workloads are what an earlier step composed, such as those of Modelplane's ModelReplica.
     composer = COMPOSERS.get(kind, step.compose)
     try:

@@ -60,30 +60,35 @@ def load(path: Path) -> list[Manifest]:
     return [doc for file in files for doc in yaml.safe_load_all(file.read_text()) if doc]
 
 
+def by_key(composed: Iterable[Manifest]) -> dict[str, Manifest]:
+    """Tell composed resources apart by their composition-resource-name annotation."""
+    return {manifest["metadata"]["annotations"][_KEY]: manifest for manifest in composed}
+
+
 def request(
     composite: Manifest,
     observed: Iterable[Manifest] = (),
-    required: Iterable[tuple[str, Manifest | None]] = (),
+    required: Iterable[tuple[str, Manifest | Sequence[Manifest] | None]] = (),
     desired: Mapping[str, Manifest] = MappingProxyType({}),
 ) -> fnv1.RunFunctionRequest:
     """Build a request as Crossplane does.
 
     Args:
         composite: The observed composite.
-        observed: Its composed resources, told apart by their composition-resource-name annotation.
-        required: Requirement names and what was found; None for one that was looked up and is not there.
+        observed: Its composed resources, as by_key takes them.
+        required: Requirement names and what was found; None for what was looked up and is not there.
         desired: What earlier steps of the pipeline desire, by key.
     """
     req = fnv1.RunFunctionRequest()
     for key, manifest in desired.items():
         resource.update(req.desired.resources[key], manifest)
     resource.update(req.observed.composite, composite)
-    for manifest in observed:
-        resource.update(req.observed.resources[manifest["metadata"]["annotations"][_KEY]], manifest)
+    for key, manifest in by_key(observed).items():
+        resource.update(req.observed.resources[key], manifest)
     for key, found in required:
         items = req.required_resources[key].items
-        if found is not None:
-            resource.update(items.add(), found)
+        for manifest in [found] if isinstance(found, dict) else found or ():
+            resource.update(items.add(), manifest)
     return req
 
 
@@ -104,7 +109,7 @@ def render(
     Raises:
         RuntimeError: the requirements did not end, which Crossplane would refuse as well.
     """
-    found: dict[str, Manifest | None] = {}
+    found: dict[str, list[Manifest]] = {}
     for _ in range(_ROUNDS):
         rsp = fn.run(request(composite, observed, found.items(), desired))
         wanted = {key: _select(selector, required) for key, selector in rsp.requirements.resources.items()}
@@ -114,17 +119,19 @@ def render(
     raise RuntimeError(f"requirements did not settle in {_ROUNDS} rounds")
 
 
-def _select(selector: fnv1.ResourceSelector, required: Sequence[Manifest]) -> Manifest | None:
-    for manifest in required:
-        metadata = manifest["metadata"]
-        same = (manifest["apiVersion"], manifest["kind"], metadata["name"]) == (
-            selector.api_version,
-            selector.kind,
-            selector.match_name,
-        )
-        if same and metadata.get("namespace", "") == selector.namespace:
-            return manifest
-    return None
+def _select(selector: fnv1.ResourceSelector, required: Sequence[Manifest]) -> list[Manifest]:
+    return [manifest for manifest in required if _matches(selector, manifest)]
+
+
+def _matches(selector: fnv1.ResourceSelector, manifest: Manifest) -> bool:
+    metadata = manifest["metadata"]
+    if (manifest["apiVersion"], manifest["kind"]) != (selector.api_version, selector.kind):
+        return False
+    if selector.HasField("match_labels"):
+        # Without a namespace: in all of them.
+        labels = metadata.get("labels", {})
+        return all(labels.get(key) == value for key, value in selector.match_labels.labels.items())
+    return (metadata["name"], metadata.get("namespace", "")) == (selector.match_name, selector.namespace)
 
 
 def outcome(composite: Manifest, rsp: fnv1.RunFunctionResponse) -> Rendered:
@@ -153,15 +160,23 @@ def render_example(name: str, *, observed: bool = False) -> dict[str, Rendered]:
 
 
 def render_folder(folder: Path, *, observed: bool = False) -> dict[str, Rendered]:
-    """Render a folder's tier.yaml and deployment.yaml, where it has them; an engine requires its tier."""
+    """Render a folder's tier.yaml, deployment.yaml and replica.yaml, where it has them; an engine requires its tier.
+
+    A replica's engines are what another step desires of it: desired.yaml.
+    """
 
     def held(name: str) -> list[Manifest]:
         return load(folder / name) if (folder / name).exists() else []
 
     required = [*held("required.yaml"), *held("tier.yaml")]
     return {
-        part: render(composite, held(f"observed-{part}.yaml") if observed else (), required)
-        for part in ("tier", "deployment")
+        part: render(
+            composite,
+            held(f"observed-{part}.yaml") if observed else (),
+            required,
+            by_key(held("desired.yaml")) if part == "replica" else {},
+        )
+        for part in ("tier", "deployment", "replica")
         for composite in held(f"{part}.yaml")[:1]
     }
 
@@ -204,9 +219,11 @@ def _show(rendered: Rendered) -> str:
     what = f"{composite['kind']} {metadata.get('namespace', 'default')}/{metadata['name']}"
     lines = [f"# {what} composes {len(rendered.composed)} resources"]
     for manifest in rendered.composed.values():
-        inner = manifest["spec"].get("forProvider", {}).get("manifest", manifest)
+        inner = manifest.get("spec", {}).get("forProvider", {}).get("manifest", manifest)
         place = inner["metadata"].get("namespace")
-        lines.append(f"#   {inner['kind']:<21} {place + '/' if place else ''}{inner['metadata']['name']}")
+        lines.append(
+            f"#   {inner['kind']:<21} {place + '/' if place else ''}{inner['metadata'].get('name', '(to be named)')}"
+        )
     lines += [f"# {r['severity'].removeprefix('SEVERITY_').lower()}: {r['message']}" for r in rendered.results]
     return "\n".join(lines) + "\n" + dump([composite, *rendered.composed.values()])
 
@@ -219,23 +236,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         "-e", "--required", type=Path, action="append", default=[], help="required resources; repeatable"
     )
     parser.add_argument("-o", "--observed", type=Path, help="observed composed resources")
+    parser.add_argument("-d", "--desired", type=Path, help="what earlier steps of the pipeline desire")
     args = parser.parse_args(argv)
     try:
-        renders = _renders(args.composite, args.required, args.observed)
-    except (OSError, yaml.YAMLError) as e:
+        renders = _renders(args.composite, args.required, args.observed, args.desired)
+    except (OSError, yaml.YAMLError, ValueError) as e:
         parser.error(str(e))
     if not renders:
-        parser.error(f"{args.composite} holds neither tier.yaml nor deployment.yaml")
+        parser.error(f"{args.composite} holds neither tier.yaml nor deployment.yaml nor replica.yaml")
     for rendered in renders:
         sys.stdout.write(_show(rendered))
     return _FATAL if any(r.fatal for r in renders) else 0
 
 
-def _renders(composite: Path, required: Sequence[Path], observed: Path | None) -> list[Rendered]:
+def _renders(composite: Path, required: Sequence[Path], observed: Path | None, desired: Path | None) -> list[Rendered]:
     if composite.is_dir():
         return list(render_folder(composite).values())
     found = [manifest for path in required for manifest in load(path)]
-    return [render(load(composite)[0], load(observed) if observed else (), found)]
+    subject, before = load(composite)[0], by_key(load(desired)) if desired else {}
+    if subject.get("kind") not in fn.COMPOSERS and not before:
+        known = ", ".join(fn.COMPOSERS)
+        raise ValueError(
+            f"{composite} is of kind {subject.get('kind')!r}, whose engines an earlier step desires: give that with -d "
+            f"(this function composes {known} itself)"
+        )
+    return [render(subject, load(observed) if observed else (), found, before)]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Required resources and their three states."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -66,3 +67,16 @@ def require(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse, key: st
     if kube.text(items[0].resource, "metadata", "name") != ref.name:
         return Found(State.UNRESOLVED)
     return Found(State.PRESENT, items[0].resource)
+
+
+def require_all(  # noqa: PLR0917
+    req: fnv1.RunFunctionRequest,
+    rsp: fnv1.RunFunctionResponse,
+    key: str,
+    api_version: str,
+    kind: str,
+    labels: Mapping[str, str],
+) -> list[structpb.Struct] | None:
+    """Declare a requirement of everything with these labels, in all namespaces; None while it is unresolved."""
+    response.require_resources(rsp, key, api_version, kind, match_labels=dict(labels))
+    return [i.resource for i in req.required_resources[key].items] if key in req.required_resources else None

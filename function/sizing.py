@@ -27,6 +27,12 @@ STAGING_GIB_PER_RANK = 2
 AGENT_OVERHEAD_GIB = 5
 AGENT_LIMIT_RATIO = 1.5
 
+# What an engine itself holds in host memory, per rank: AIBrix asks for pods of tensor-parallel-size x (L1 + 20 GiB)
+# (vllm-project/aibrix #1154), and its manual calls it E, where a rank holds P / tensor-parallel-size - E.
+ENGINE_GIB_PER_RANK = 20
+# SGLang leaves this much of what is free alone when it takes host memory (mem_cache/pool_host/base.py).
+HICACHE_RESERVE_GIB = 10
+
 _SUFFIXES = {
     "": 1,
     **{s: 1000**i for i, s in enumerate(("k", "M", "G", "T", "P", "E"), 1)},
@@ -66,6 +72,21 @@ def disk_capacity(size: int) -> int:
 def share_quantity(size: float) -> str:
     """Write bytes as a quantity in whole Mi, rounded down: what one engine pod asks of a node's disk."""
     return f"{int(size // 1024**2)}Mi"
+
+
+def whole_quantity(size: float) -> str:
+    """Write bytes as a quantity in whole Mi, rounded up: what a container asks for."""
+    return f"{math.ceil(size / 1024**2)}Mi"
+
+
+def pod_memory(cache: float, ranks: int, engine: float) -> float:
+    """What a pod of so many ranks needs where each holds `cache`, and `engine` beside it; in any one unit."""
+    return ranks * (cache + engine)
+
+
+def rank_memory(pod: float, ranks: int, engine: float) -> float:
+    """What each rank may hold of a pod's memory, `engine` beside it: the other way round. Below 0 it is short."""
+    return pod / ranks - engine
 
 
 def rank_gib(node_gib: int, gpus: int) -> int:

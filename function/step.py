@@ -11,10 +11,11 @@ from crossplane.function import resource, response
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
-from function import attach, attachment, claims, delivery, kube, resolve, templates, tier
+from function import attach, attachment, claims, delivery, kube, memory, resolve, templates, tier, usage
 from function.api import Invalid, annotations
 from function.api.deployment import TierRef
 from function.attachment import (
+    MEMORY_SHORT,
     NICS_NOT_ALIGNED,
     ROLE_UNUSED,
     TIER_ATTACHED,
@@ -113,6 +114,7 @@ class Composer:
             for group in carrier.groups:
                 self.attach(carrier, group)
             self.settle(carrier)
+        self.keep_usages(carriers)
         self.report()
 
     # --- guard ------------------------------------------------------------------------------------------------
@@ -181,6 +183,8 @@ class Composer:
         for notice in decision.patch.notices:
             self.put(notice.type, Condition(TRUE, notice.reason, notice.message, warn=True))
         for member in group.members:
+            if short := memory.short(_container(member, container), decision.patch, engine):
+                self.put(MEMORY_SHORT, short)
             flags = not pod.joins(_container(member, container))
             claim = self.claim(carrier, member, container, decision.patch)
             template, overridden = attach.apply(member.template, decision.patch, container, flags=flags, claim=claim)
@@ -188,6 +192,7 @@ class Composer:
             if own := attachment.overrides(decision.patch, overridden):
                 self.put(USER_OVERRIDES, own)
         carrier.latches |= attachment.latch(decision.patch, group.name)
+        self.use_tier(carrier, group, decision.patch)
 
     def read(self, group: Group) -> tuple[annotations.Asked, str, Engine]:
         """Read what an engine's pod templates ask for, and see the engine as backends do.
@@ -352,6 +357,40 @@ class Composer:
         name = f"{carrier.key}/{group.name}" if group.name else carrier.key
         self.decisions.append((name, decision))
         carrier.hold = carrier.hold or decision.hold
+
+    def use_tier(self, carrier: Carrier, group: Group, patch: EnginePatch) -> None:
+        """Keep a tier from being deleted while an engine is attached to it, once what carries that has a name."""
+        observed = self.req.observed.resources.get(carrier.key)
+        # A Usage is of a namespace, which a composite of the cluster's scope has none of.
+        if observed is None or not kube.text(self.xr, "metadata", "namespace"):
+            return
+        by = {
+            "apiVersion": kube.text(observed.resource, "apiVersion"),
+            "kind": kube.text(observed.resource, "kind"),
+            "name": kube.text(observed.resource, "metadata", "name"),
+        }
+        kind = kube.text(self.xr, "kind")
+        usage.attach(
+            self.rsp,
+            patch.tier,
+            by,
+            owner=f"{kind.lower()}/{self.name}",
+            user=f"{kind} {self.namespace}/{self.name}",
+            of="-".join(filter(None, [carrier.key, group.name])),
+        )
+
+    def keep_usages(self, carriers: Sequence[Carrier]) -> None:
+        """Keep a tier as well that an engine was attached to, while a pod of it may be."""
+        rolling = []
+        for carrier in carriers:
+            observed = self.req.observed.resources.get(carrier.key)
+            if observed is None:
+                continue
+            wrapped = bool(carrier.provider_config)
+            ready = not wrapped or kube.condition(observed.resource, "Ready")[0] == TRUE
+            if carrier.hold or not ready or _latched(observed.resource) != carrier.latches:
+                rolling.append(kube.text(observed.resource, "metadata", "name"))
+        usage.keep(self.req, self.rsp, by=rolling)
 
     def settle(self, carrier: Carrier) -> None:
         """Write the latches, or leave what runs as it is; what never ran does not start."""

@@ -212,9 +212,12 @@ class Composer:
         self.plan: Plan | None = None
         # Planned parts that stay as they are observed until a Secret is there.
         self.waiting: list[str] = []
+        # None while nobody has looked.
+        self.attachments: int | None = None
 
     def compose(self) -> None:
         """Compose, and report whatever came of it."""
+        self.attachments = usage.count(self.req, self.rsp)
         self.accept()
         if self.tier:
             self.resolve_and_deliver(self.tier)
@@ -507,7 +510,9 @@ class Composer:
     def status(self, agents: Delivered | None) -> dict[str, Any]:
         """Say what was found; what is not known now stays as it was."""
         tier, plan = self.tier, self.plan
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {"attachments": self.attachments}
+        if self.attachments is None:
+            found = status.carried(self.req, ["attachments"])
         if agents and kube.sub(agents.remote, "status") is not None:
             wanted, ready = _counts(agents)
             found["agents"] = f"{ready}/{wanted}"

@@ -23,8 +23,8 @@ _HEADER = "---\n# Made by `make examples`; not edited by hand.\n"
 
 
 def names() -> list[str]:
-    """All examples' names."""
-    return sorted(folder.name for folder in EXAMPLES.iterdir() if folder.is_dir())
+    """The names of all examples with an engine of our own."""
+    return sorted(folder.name for folder in EXAMPLES.iterdir() if (folder / "deployment.yaml").exists())
 
 
 @contextlib.contextmanager

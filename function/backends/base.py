@@ -16,6 +16,11 @@ from function.engines import Engine, versions
 _LONGEST_INSTANCE = 45
 
 
+def instance(namespace: str, name: str) -> str:
+    """Name the tier of this namespace and name on an inference cluster; also the value of kube.LABEL_TIER."""
+    return kube.child_name("kvtier", namespace, name, longest=_LONGEST_INSTANCE)
+
+
 @dataclass(frozen=True)
 class Tier:
     """A tier as backends see it: whose it is, what it says, and what it latched.
@@ -34,7 +39,7 @@ class Tier:
     @property
     def instance(self) -> str:
         """The name that everything of this tier has on the inference cluster, or begins with."""
-        return kube.child_name("kvtier", self.namespace, self.name, longest=_LONGEST_INSTANCE)
+        return instance(self.namespace, self.name)
 
     def named(self, component: str = "") -> str:
         """Name what a component has of its own, where a tier has several of a kind."""
@@ -172,10 +177,14 @@ class Notice:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why an engine is not attached: reason and message of the condition."""
+    """Why an engine is not attached: reason and message of the condition.
+
+    `rules_out` are connectors by which the engine as it is now must not run, even if one of them attached it before.
+    """
 
     reason: str
     message: str
+    rules_out: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -189,7 +198,8 @@ class EnginePatch:
     `resources` (extended ones, by name), `ports` and `capabilities` go into the engine's container, the rest into the
     pod. `devices` are DRA requests, for which whoever applies the patch finds a claim, with `align` one that puts
     them on the PCIe roots of the GPUs. `affinity` holds nodeSelectorTerms. `role` is the engine's, if the rest is
-    written for it.
+    written for it. `init_containers` run by the engine's image, and so have none of their own. `memory` is what all
+    this makes a pod of the engine hold in host memory, in bytes; 0 where that is nothing, or not known.
     """
 
     tier: str
@@ -216,7 +226,9 @@ class EnginePatch:
     node_selector: Mapping[str, str] = field(default_factory=dict)
     affinity: Sequence[kube.Manifest] = ()
     tolerations: Sequence[kube.Manifest] = ()
+    init_containers: Sequence[kube.Manifest] = ()
     notices: Sequence[Notice] = ()
+    memory: int = 0
 
     def to_json(self) -> str:
         """Write the patch as the latch holds it."""
@@ -225,6 +237,7 @@ class EnginePatch:
             "basis": self.basis or None,
             "align": self.align or None,
             "host_network": self.host_network or None,
+            "memory": self.memory or None,
             "notices": [vars(n) for n in self.notices],
         }
         return kube.compact(kube.prune(own))

@@ -6,7 +6,7 @@ Options whose defaults have moved between versions are explicit; docs/facts.md n
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from function import kube, placement, workloads
+from function import kube, placement, sizing, workloads
 from function.backends.base import EnginePatch, Notice, Refusal, Tier
 from function.engines import Engine, sglang, versions
 
@@ -25,7 +25,8 @@ _PREFETCH = "timeout"
 class Store:
     """What stands behind an engine's host memory, and what its pod needs to reach it.
 
-    `backend` is SGLang's name of it. `extra` is its storage-backend-extra-config. The rest is as in EnginePatch.
+    `backend` is SGLang's name of it. `extra` is its storage-backend-extra-config. `rank_bytes` is what its client takes
+    of each rank's host memory. The rest is as in EnginePatch.
     """
 
     backend: str
@@ -39,7 +40,9 @@ class Store:
     capabilities: Sequence[str] = ()
     host_network: bool = False
     annotations: Mapping[str, str] = field(default_factory=dict)
+    init_containers: Sequence[kube.Manifest] = ()
     notices: Sequence[Notice] = ()
+    rank_bytes: int = 0
 
     def args(self) -> list[str]:
         """Write it as SGLang's arguments."""
@@ -61,6 +64,10 @@ class Memory:
     def args(self) -> list[str]:
         """Write it as SGLang's arguments."""
         return [f"--hicache-size={self.size}"] if self.size is not None else [f"--hicache-ratio={self.ratio}"]
+
+    def bytes(self, ranks: int, beside: int) -> int:
+        """What all ranks hold, with so many bytes beside it in each; 0 for a ratio, of what nobody knows here."""
+        return 0 if self.size is None else ranks * (self.size * sizing.UNITS["--hicache-size"] + beside)
 
 
 @dataclass(frozen=True)
@@ -136,7 +143,9 @@ def attach(
         labels=workloads.engines(owner or tier),
         annotations=behind.annotations,
         **placement.placed((owner or tier).spec.placement),
+        init_containers=behind.init_containers,
         notices=behind.notices,
+        memory=memory.bytes(engine.ranks, behind.rank_bytes),
     )
 
 

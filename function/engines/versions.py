@@ -58,6 +58,11 @@ VLLM_TIER_REPLICAS: Version = (0, 26, 0)
 VLLM_LORA_HASHED: Version = (0, 31, 0)  # an adapter's name and path are in its blocks' hashes; before, its name at most
 VLLM_HANDSHAKE: Version = (0, 13, 0)  # NixlConnector compares model, dtype and version before it reads
 VLLM_LEASE: Version = (0, 22, 0)  # NixlConnector's kv_lease_duration, instead of an environment variable
+VLLM_CHECKS_ALLOCATOR: Version = (0, 21, 0)  # refuses expandable segments beside any connector
+VLLM_CUMEM: Version = (0, 22, 0)  # has --enable-cumem-allocator, by which it takes them; before, sleep mode alone
+VLLM_NIXL_WAKES: Version = (0, 33, 0)  # NixlConnector registers KV anew after a sleep
+VLLM_HYBRID_ASKED: Version = (0, 13, 0)  # keeps the hybrid KV cache manager that is asked for; before, turns it off
+VLLM_NIXL_HYBRID: Version = (0, 18, 0)  # NixlConnector goes with it
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ SGLANG_FILE_BOUND: Version = (0, 5, 14)  # hicache-storage-backend file evicts, 
 # hicache-storage-backend nixl closes its files and gives each transfer a number of its own; before 0.5.13 it does
 # neither, and from 0.5.15 to 0.5.19 two transfers may mean each other's files.
 SGLANG_NIXL: Version = (0, 5, 20)
+SGLANG_CGROUP: Version = (0, 5, 21)  # looks at its container's limit before it takes host memory; before, at the node's
 
 # LMCache lines that decide how its remote is given; read in the wheels of 0.3.7, 0.3.9.post2, 0.3.11, 0.4.5 and 0.5.6.
 LMCACHE_RESP: Version = (0, 4, 5)  # resp:// with credentials from env; before it, redis:// with the password in the URL

@@ -24,11 +24,11 @@ def requests() -> Iterator[tuple[str, fnv1.RunFunctionRequest]]:
     tier, deployment = load(folder / "tier.yaml")[0], load(folder / "deployment.yaml")[0]
     cluster, secret = load(folder / "required.yaml")
     for name, composite, required in (
-        ("tier", tier, [("cluster", cluster), ("credentials", secret)]),
+        ("tier", tier, [("cluster", cluster), ("credentials", secret), ("attachments", None)]),
         ("engine", deployment, [("tier", tier), ("cluster", cluster)]),
     ):
         first: list[tuple[str, Manifest | None]] = [(key, found) for key, found in required]
-        rendered = render(composite, [], [found for _, found in required])
+        rendered = render(composite, [], [found for _, found in required if found])
         yield f"{name}, first", request(composite, [], first)
         yield f"{name}, steady", request(rendered.composite, observe(rendered), first)
 

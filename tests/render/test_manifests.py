@@ -309,6 +309,21 @@ def test_tier_and_engine_are_sound_together(landed: Landed) -> None:
     assert lint([*landed.tier.manifests, *landed.deployment.manifests], landed.context) == []
 
 
+def test_a_usage_is_by_what_carries_the_engine(landed: Landed) -> None:
+    composed = landed.deployment.composed.values()
+    usages = [m["spec"] for m in composed if m["kind"] == "Usage"]
+    assert len(usages) == bool(landed.variant.connector)
+    engines = [
+        m for m in composed if m["kind"] == "Object" and m["spec"]["forProvider"]["manifest"]["kind"] == "Deployment"
+    ]
+    for spec in usages:
+        assert [(spec["by"]["kind"], spec["by"]["resourceRef"]["name"])] == [
+            (m["kind"], m["metadata"]["name"]) for m in engines
+        ]
+        tier = landed.tier.composite["metadata"]
+        assert spec["of"]["resourceRef"] == {"name": tier["name"], "namespace": tier["namespace"]}
+
+
 def test_what_carries_them_is_sound_and_shows_no_secret(landed: Landed) -> None:
     for rendered in (landed.tier, landed.deployment):
         assert lint(list(rendered.composed.values()), landed.context) == []

@@ -14,6 +14,7 @@ from function import kube
 from function.kube import Manifest
 from function.render import EXAMPLES, Rendered, dump, load, render
 from tests.examples import names
+from tests.render.changes import GONE, changed
 from tests.standin import observe
 from tests.tools import crossplane
 
@@ -184,6 +185,17 @@ def test_both_renderers_agree_on_the_next_pass(part: str, functions: Path, tmp_p
     then = World(rendered.composite, observe(rendered, ready=0), first.required)
     assert said_by_core(run_core(then, functions, tmp_path)) == said_in_process(render(*then))
     assert said_in_process(render(*then))["results"]
+
+
+def test_both_renderers_count_what_is_attached(functions: Path, tmp_path: Path) -> None:
+    of = world("lmcache", "tier", Variant("", ALL))
+    (usage,) = (m for m in load(EXAMPLES / "lmcache" / "observed-deployment.yaml") if m["kind"] == "Usage")
+    there = [changed(usage, {"metadata.namespace": namespace}) for namespace in ("ml", "other-team")]
+    unlabelled = changed(usage, {"metadata.namespace": "unlabelled", "metadata.labels": GONE})
+    of = of._replace(required=[*of.required, *there, unlabelled])
+    said = said_in_process(render(*of))
+    assert said["status"]["attachments"] == 2
+    assert said_by_core(run_core(of, functions, tmp_path)) == said
 
 
 def cluster(**spec: Any) -> Manifest:

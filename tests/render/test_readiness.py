@@ -147,7 +147,8 @@ def look(state: State) -> tuple[str, Manifest, bool]:
     (carrier,) = (
         o
         for o in observed
-        if o["spec"]["readiness"].get("celQuery") and o["metadata"]["annotations"][name].startswith(f"{state.part}-")
+        if o["spec"].get("readiness", {}).get("celQuery")
+        and o["metadata"]["annotations"][name].startswith(f"{state.part}-")
     )
     (said,) = (c["status"] == "True" for c in carrier["status"]["conditions"] if c["type"] == "Ready")
     return carrier["spec"]["readiness"]["celQuery"], carrier["status"]["atProvider"]["manifest"], said

@@ -8,7 +8,7 @@ import pytest
 from function.kube import Manifest
 from function.render import EXAMPLES, Rendered, dump, load, render, render_example
 from tests.examples import names
-from tests.render.changes import changed
+from tests.render.changes import GONE, changed
 from tests.tools import crossplane
 
 
@@ -60,15 +60,22 @@ def test_every_example_and_what_it_composes_is_valid(tmp_path: Path, provider_cr
 @pytest.mark.usefixtures("validator")
 def test_what_is_wrong_is_refused(tmp_path: Path, provider_crds: Path) -> None:
     tier, deployment = (load(EXAMPLES / "lmcache" / f"{part}.yaml")[0] for part in ("tier", "deployment"))
-    (first, *_) = render_example("lmcache")["tier"].composed.values()
+    (first, *_), (*_, usage) = (rendered.composed.values() for rendered in render_example("lmcache").values())
     wrong = [
         changed(tier, {"spec.lmcache.cpuTierGiBPerNode": 0}),
         changed(deployment, {"spec.engine.typo": "x"}),
         changed(first, {"spec.readiness.policy": "Sometimes"}),
         changed(first, {"kind": "Unheard"}),
+        changed(usage, {"spec.by": GONE}),
     ]
     code, said = validate(wrong, tmp_path, provider_crds)
     assert code != 0
-    for words in ("spec.lmcache.cpuTierGiBPerNode", "spec.engine.typo", "spec.readiness.policy", "Unheard"):
+    for words in (
+        "spec.lmcache.cpuTierGiBPerNode",
+        "spec.engine.typo",
+        "spec.readiness.policy",
+        "Unheard",
+        "cross-namespace",
+    ):
         assert words in said
-    assert "1 missing schemas, 0 success cases, 3 failure" in said
+    assert "1 missing schemas, 0 success cases, 4 failure" in said

@@ -512,7 +512,9 @@ def test_an_engine_with_host_memory_alone_becomes_ready() -> None:
     assert settled.composite["status"]["kvCache"] == {"tier": "modelplane-system/hosts", "connector": "HiCache"}
     assert settled.composite["status"]["endpoint"].endswith(":30000")
     assert state(settled, deployment.ENGINE_READY) == ("True", "Ready")
-    assert stories.pod(settled)["spec"]["containers"][0]["resources"] == {"limits": {"nvidia.com/gpu": "2"}}
+    resources = stories.pod(settled)["spec"]["containers"][0]["resources"]
+    # Two ranks of 26 GB.
+    assert resources == {"requests": {"memory": "49592Mi"}, "limits": {"nvidia.com/gpu": "2"}}
     sound(settled)
     story.happen()
     assert story.render().composed == settled.composed

@@ -919,6 +919,7 @@ def test_an_engine_of_an_agent_is_given_its_address_and_recomputes_what_is_lost(
             "lmcache.mp.port": "5555",
             "lmcache.mp.isolated_ipc": True,
             "lmcache.mp.heartbeat_interval": 10,
+            "lmcache.mp.mq_timeout": 60,
         },
     }
     assert list(patch.env) == [{"name": "LMCACHE_TRACK_USAGE", "value": "false"}]

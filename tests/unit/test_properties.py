@@ -36,6 +36,18 @@ SECRET: Manifest = {
     "metadata": {"name": "kv", "namespace": "modelplane-system", "uid": "u", "resourceVersion": "1"},
     "data": {"username": "a3Y=", "password": "aHVudGVyMg=="},
 }
+USAGE: Manifest = {
+    "apiVersion": "protection.crossplane.io/v1beta1",
+    "kind": "Usage",
+    "metadata": {"name": "code", "namespace": "ml"},
+    "spec": {
+        "of": {
+            "apiVersion": "modelplane.ai/v1alpha1",
+            "kind": "KVOffloadTier",
+            "resourceRef": {"name": "shared", "namespace": "modelplane-system"},
+        },
+    },
+}
 
 
 def tier(spec: Manifest) -> Manifest:
@@ -135,7 +147,9 @@ def moments(draw: st.DrawFn) -> Moment:
     if kind == "cluster":
         return Moment(CLUSTER, [], passes).now({} if spoilt else CLUSTER["spec"], [], rounds)
     before = [CLUSTER, SECRET, tier(spec)]
-    after = draw(st.lists(st.sampled_from([CLUSTER, SECRET, tier(spec), tier({})]), unique_by=lambda r: r["kind"]))
+    after = draw(
+        st.lists(st.sampled_from([CLUSTER, SECRET, USAGE, tier(spec), tier({})]), unique_by=lambda r: r["kind"])
+    )
     composite = deployment(draw(ENGINES), replicas=draw(st.integers(0, 2))) if kind == "deployment" else tier(spec)
     return Moment(composite, before, passes).now({} if spoilt else composite["spec"], after, rounds)
 

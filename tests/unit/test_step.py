@@ -8,7 +8,7 @@ import pytest
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 
 from function import fn
-from function.attachment import NICS_NOT_ALIGNED, TIER_ATTACHED, TIER_UNUSED
+from function.attachment import MEMORY_SHORT, NICS_NOT_ALIGNED, TIER_ATTACHED, TIER_UNUSED
 from function.kube import ANNOTATION_PATCH, Manifest
 from function.render import Rendered, render, request
 from tests.lint.schemas import schema_errors
@@ -228,6 +228,45 @@ def test_a_changed_model_waits_while_the_tier_cannot_be_asked() -> None:
     assert "waits" in rendered.condition(TIER_ATTACHED)["message"]
 
 
+# --- in use -------------------------------------------------------------------------------------------------------
+
+
+def usages(rendered: Rendered) -> dict[str, Manifest]:
+    return {key: m["spec"] for key, m in rendered.composed.items() if m["kind"] == "Usage"}
+
+
+def test_a_tier_is_in_use_by_what_carries_the_engine_once_that_has_a_name() -> None:
+    story = Step(desired(standalone(pod(MODEL))), **FORCED)
+    assert usages(story.render()) == {}
+    settled = story.settle()
+    (usage,) = usages(settled).values()
+    assert usage["of"] == {
+        "apiVersion": "modelplane.ai/v1alpha1",
+        "kind": "KVOffloadTier",
+        "resourceRef": {"name": "shared", "namespace": "modelplane-system"},
+    }
+    name = settled.composed[MAIN]["metadata"].get("name") or next(
+        m["metadata"]["name"]
+        for m in story.observed
+        if m["metadata"]["annotations"]["crossplane.io/composition-resource-name"] == MAIN
+    )
+    assert usage["by"]["kind"] == "Object"
+    assert usage["by"]["resourceRef"] == {"name": name}
+    assert "ModelReplica ml-team/" in usage["reason"]
+
+
+def test_a_tier_stays_in_use_while_it_is_gone_and_until_a_detached_engine_has_rolled() -> None:
+    story = Step(desired(standalone(pod(MODEL))), **FORCED)
+    story.settle()
+    held = usages(story.settle())
+    assert held
+    story.required = [cluster()]
+    assert usages(story.render()) == held
+    story.before = desired(standalone(pod(MODEL, annotations=None)))
+    assert usages(story.render()) == held
+    assert usages(story.settle()) == {}
+
+
 # --- what earlier steps leave out ---------------------------------------------------------------------------------
 
 
@@ -304,6 +343,26 @@ def test_every_rank_of_a_gang_is_attached_alike() -> None:
     assert worker["args"][:5] == [tp, *RANK, "--headless"]
     for path in (LEADER, WORKER):
         assert template(rendered, MAIN, *path)["metadata"]["labels"]["kv-offload.modelplane.ai/tier"] == INSTANCE
+
+
+def test_a_gang_that_the_tier_cannot_follow_is_not_started_and_no_workload_is_changed() -> None:
+    words = ("--tensor-parallel-size=16", *RANK)
+    story = Step(desired(gang(pod(*words, command=SERVE), pod(*words, "--headless", command=SERVE, leader=False))))
+    rendered = story.render()
+    assert state(rendered, TIER_ATTACHED) == ("False", "GangNotSupported")
+    assert MAIN not in rendered.composed
+
+
+def test_a_member_that_asks_for_too_little_memory_is_said_and_one_that_asks_for_none_asks() -> None:
+    little = {"claims": [{"name": "devices"}], "limits": {"memory": "32Gi"}}
+    story = Step(desired(standalone(pod(MODEL, "--tensor-parallel-size=8", resources=little))))
+    rendered = story.render()
+    assert engine(rendered)["resources"] == little
+    assert state(rendered, MEMORY_SHORT) == ("True", "LittleLeft")
+    story.before = desired(standalone(pod(MODEL, "--tensor-parallel-size=8")))
+    rendered = story.render()
+    assert engine(rendered)["resources"] == {"claims": [{"name": "devices"}], "requests": {"memory": "16384Mi"}}
+    assert state(rendered, MEMORY_SHORT) == ("False", "Nothing")
 
 
 def test_a_worker_that_joins_ray_gets_files_and_variables_but_no_flags() -> None:
@@ -575,7 +634,8 @@ def nic_story(before: dict[str, Manifest], engines: int = 8, **dra: Any) -> Step
 def ours(rendered: Rendered, story: Step) -> dict[str, Manifest]:
     """The ResourceClaimTemplates that were added to what came in, by key."""
     added = {key: m for key, m in rendered.composed.items() if key not in story.before}
-    return {key: m["spec"]["forProvider"]["manifest"] if m["kind"] == "Object" else m for key, m in added.items()}
+    found = {key: m["spec"]["forProvider"]["manifest"] if m["kind"] == "Object" else m for key, m in added.items()}
+    return {key: m for key, m in found.items() if m["kind"] == "ResourceClaimTemplate"}
 
 
 def asks(template: Manifest) -> list[tuple[str, int]]:
@@ -594,7 +654,7 @@ def test_nics_join_the_claim_that_has_the_gpus() -> None:
     assert copied["metadata"]["namespace"] == "default"
     claims = template(rendered)["spec"]["resourceClaims"]
     assert claims == [{"name": "devices", "resourceClaimTemplateName": copied["metadata"]["name"]}]
-    assert engine(rendered)["resources"] == {"claims": [{"name": "devices"}]}
+    assert engine(rendered)["resources"]["claims"] == [{"name": "devices"}]
     assert untouched(rendered, {THEIRS: story.before[THEIRS]}) == {THEIRS: story.before[THEIRS]}
     assert state(rendered, NICS_NOT_ALIGNED) == ("False", "Nothing")
 
@@ -637,7 +697,7 @@ def test_an_engine_whose_template_is_not_here_gets_a_second_claim() -> None:
         {"name": "devices", "resourceClaimTemplateName": "main-devices"},
         {"name": "kv-nics", "resourceClaimTemplateName": second["metadata"]["name"]},
     ]
-    assert engine(rendered)["resources"] == {"claims": [{"name": "devices"}, {"name": "kv-nics"}]}
+    assert engine(rendered)["resources"]["claims"] == [{"name": "devices"}, {"name": "kv-nics"}]
     assert "no step of this pipeline composes" in rendered.condition(NICS_NOT_ALIGNED)["message"]
 
 

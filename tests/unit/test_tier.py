@@ -461,8 +461,8 @@ def test_in_process_keeps_its_numbers_while_the_cluster_is_gone() -> None:
 @pytest.mark.parametrize(
     ("composite", "says"),
     [
-        ({}, "observed composite has kind ''"),
-        ({"kind": "Pod"}, "observed composite has kind 'Pod'"),
+        ({}, "composite: observed composite has no metadata.name"),
+        ({"kind": "Pod"}, "Pod: observed composite has no metadata.name"),
         ({"kind": "KVOffloadTier"}, "KVOffloadTier: observed composite has no metadata.name"),
         ({"kind": "ModelDeployment", "metadata": {}}, "ModelDeployment: observed composite has no metadata.name"),
     ],

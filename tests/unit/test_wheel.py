@@ -34,7 +34,7 @@ def test_the_wheel_installs_into_an_empty_environment_and_serves(tmp_path: Path)
             stub = grpcv1.FunctionRunnerServiceStub(channel)  # type: ignore[no-untyped-call]
             tier = load(EXAMPLES / "lmcache" / "tier.yaml")[0]
             rsp: fnv1.RunFunctionResponse = stub.RunFunction(request(tier))
-        assert set(rsp.requirements.resources) == {"cluster", "credentials"}
+        assert set(rsp.requirements.resources) == {"attachments", "cluster", "credentials"}
     finally:
         server.terminate()
         assert server.wait(timeout=15) == 0, "SIGTERM ends it in order"

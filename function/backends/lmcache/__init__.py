@@ -4,9 +4,11 @@ The rules and their sources are in docs/lmcache.md. Every option whose default h
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from function import sizing, workloads
 from function.api.tier import Mode
+from function.backends import compatibility
 from function.backends.base import (
     AGENTS,
     CREDENTIALS,
@@ -26,6 +28,15 @@ from function.engines import Engine, versions
 from function.stores import valkey
 
 _DRA = "GPUsByDRA"
+_CONNECTORS = (connector.MULTIPROCESS, connector.IN_PROCESS)
+_GANG = (
+    "LMCache looks for their KV in one agent alone, or in process by sockets of one pod, so hits would be lost, or "
+    "ranks not start"
+)
+_INSTEAD = (
+    "keep tensor and pipeline parallelism within a pod, with data-parallel replicas in each "
+    "(--data-parallel-size-local), or choose a tier of backend Mooncake"
+)
 
 
 class LMCache:
@@ -95,22 +106,26 @@ class LMCache:
                 "no LMCache version keys a LoRA adapter's KV apart from its base model's, so answers could be wrong; "
                 "remove --enable-lora, or the tierRef",
             )
+        if refusal := compatibility.in_several_pods(engine, _CONNECTORS, _GANG, _INSTEAD):
+            return refusal
         mode = given(tier.spec.lmcache).mode
-        reason = _why_in_process(engine, support)
+        in_process = patches.not_in_process(engine)
         if mode is Mode.IN_PROCESS:
-            return patches.in_process(tier, site, engine, support, whole_tier=True)
+            return in_process or patches.in_process(tier, site, engine, support, whole_tier=True)
+        reason = _why_in_process(tier, engine, support)
         if reason is None or (mode is Mode.MULTIPROCESS and reason.reason == _DRA):
             patch = patches.multiprocess(tier, engine, support)
             return patch.with_notice(Notice("MultiprocessForced", reason.reason, reason.message)) if reason else patch
         if mode is Mode.MULTIPROCESS:
-            return Refusal(
-                reason.reason, f"{reason.message}; the tier's mode is Multiprocess, Auto would attach in process"
-            )
+            otherwise = "" if in_process else ", Auto would attach in process"
+            return replace(reason, message=f"{reason.message}; the tier's mode is Multiprocess{otherwise}")
+        if in_process:
+            return in_process
         patch = patches.in_process(tier, site, engine, support, whole_tier=False)
         return patch.with_notice(_unused(tier, engine, reason, patch))
 
 
-def _why_in_process(engine: Engine, support: versions.VLLM) -> Refusal | None:
+def _why_in_process(tier: Tier, engine: Engine, support: versions.VLLM) -> Refusal | None:
     """Say why an engine cannot speak to an agent; None where it can. What cannot be overridden comes first."""
     version = versions.show(engine.version) if engine.version else ""
     if not support.multiprocess:
@@ -123,6 +138,12 @@ def _why_in_process(engine: Engine, support: versions.VLLM) -> Refusal | None:
         return Refusal(
             "LMCacheTooOld", f"the image holds LMCache {versions.show(engine.lmcache)}, the agent needs {needed}"
         )
+    chunk_size = given(tier.spec.lmcache).chunk_size
+    if refusal := (
+        compatibility.chunks(engine, connector.MULTIPROCESS, chunk_size)
+        or compatibility.unshareable(engine, connector.MULTIPROCESS)
+    ):
+        return refusal
     if not (engine.identity.plain or engine.identity.vouched):
         return Refusal(
             "IdentityNotShared",

@@ -7,6 +7,8 @@ from function.backends.lmcache import volumes
 
 SERVER_PORT = 5555
 HEARTBEAT_SECONDS = 10
+# For what an agent that is there leaves unanswered: registering at start, and looking up. Engines start once it is.
+_QUEUE_SECONDS = 60
 YAML_KEY = "lmcache.yaml"
 MULTIPROCESS = "LMCacheMPConnector"
 IN_PROCESS = "LMCacheConnectorV1"
@@ -32,7 +34,6 @@ def yaml(tier: Tier, site: Site) -> str:
         Invalid: mode InProcess on a site whose GPUs per node are unknown, or with less than 1 GiB a rank.
     """
     spec = given(tier.spec.lmcache)
-    rank = sizing.STAGING_GIB_PER_RANK
     settings: dict[str, object] = {
         "chunk_size": spec.chunk_size,
         "local_cpu": True,
@@ -42,7 +43,7 @@ def yaml(tier: Tier, site: Site) -> str:
         "save_unfull_chunk": False,
     }
     if spec.mode is Mode.IN_PROCESS:
-        rank, gpus = rank_gib(tier, site)
+        _, gpus = rank_gib(tier, site)
         if spec.disk_tier:
             # Half: a container that starts again finds the files of the one before, and counts none of them.
             disk = sizing.disk_capacity(sizing.quantity(spec.disk_tier.size_per_node)) / gpus / 2
@@ -55,9 +56,15 @@ def yaml(tier: Tier, site: Site) -> str:
                 "local_disk": f"file://{volumes.DISK_DIR}/",
                 "max_local_disk_size": float(sizing.amount("max_local_disk_size", disk)),
             }
-    settings["max_local_cpu_size"] = float(sizing.amount("max_local_cpu_size", rank * sizing.GIB))
+    settings["max_local_cpu_size"] = float(sizing.amount("max_local_cpu_size", held_gib(tier, site) * sizing.GIB))
     # Every value is a number, a bool or a string, and JSON's form of those is YAML's.
     return "".join(f"{key}: {kube.compact(value)}\n" for key, value in sorted(settings.items()))
+
+
+def held_gib(tier: Tier, site: Site) -> int:
+    """What each rank holds in process, in GiB: its whole share, or what it stages beside agents."""
+    in_process = given(tier.spec.lmcache).mode is Mode.IN_PROCESS
+    return rank_gib(tier, site)[0] if in_process else sizing.STAGING_GIB_PER_RANK
 
 
 def rank_gib(tier: Tier, site: Site) -> tuple[int, int]:
@@ -82,10 +89,11 @@ def multiprocess_config(tier: Tier) -> dict[str, object]:
         # Without it vLLM may fall back to its own, older connector, which ignores isolated_ipc.
         "kv_connector_module_path": "lmcache.integration.vllm.lmcache_mp_connector",
         "kv_connector_extra_config": {
-            "lmcache.mp.host": f"tcp://{tier.instance}.{tier.spec.target_namespace}.svc",
+            "lmcache.mp.host": f"tcp://{tier.host()}",
             "lmcache.mp.port": str(SERVER_PORT),
             "lmcache.mp.isolated_ipc": spec.ipc == "Isolated",
             "lmcache.mp.heartbeat_interval": HEARTBEAT_SECONDS,
+            "lmcache.mp.mq_timeout": _QUEUE_SECONDS,
         },
         # A lost cache is recomputed; the default would abort the requests that wait for it.
         "kv_load_failure_policy": "recompute",

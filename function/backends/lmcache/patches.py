@@ -1,7 +1,8 @@
 """What goes into an engine: the patch of each connector."""
 
-from function import kube, placement, sizing, workloads
-from function.backends.base import EnginePatch, Notice, Site, Tier, given
+from function import kube, placement, preflight, sizing, workloads
+from function.backends import compatibility
+from function.backends.base import EnginePatch, Notice, Refusal, Site, Tier, given
 from function.backends.lmcache import connector, redis, volumes
 from function.engines import Engine, versions
 
@@ -24,7 +25,16 @@ def multiprocess(tier: Tier, engine: Engine, support: versions.VLLM) -> EnginePa
         # An engine learns its agent's chunk size at start.
         annotations=workloads.connector_hash([config, given(tier.spec.lmcache).chunk_size]),
         **placement.placed(tier.spec.placement),
+        init_containers=[preflight.container(tier.ref, [f"{tier.host()}:{connector.SERVER_PORT}"])],
         notices=_image_notices(engine, versions.LMCACHE_MULTIPROCESS),
+    )
+
+
+def not_in_process(engine: Engine) -> Refusal | None:
+    """Say why an engine cannot hold KV in its own process."""
+    # It copies by address, and registers no GPU memory.
+    return compatibility.remapped(engine, connector.IN_PROCESS, registers=False) or compatibility.hybrid(
+        engine, connector.IN_PROCESS
     )
 
 
@@ -65,6 +75,8 @@ def in_process(tier: Tier, site: Site, engine: Engine, support: versions.VLLM, *
         # A ConfigMap or a Secret that changes restarts nothing; another setting or Redis has to.
         annotations=workloads.connector_hash([settings, *redis.restarts(tier)]),
         notices=[*_image_notices(engine, oldest), *notices],
+        # Pinned by every rank at start.
+        memory=engine.ranks * connector.held_gib(tier, site) * sizing.GIB,
     )
 
 

@@ -55,6 +55,11 @@ def master_address(tier: Tier) -> str:
     return f"{tier.host(MASTER)}:{RPC_PORT}"
 
 
+def waits(tier: Tier) -> list[str]:
+    """Give what has to answer before a client starts, which gives up without a master; of several the leader does."""
+    return [f"{tier.host(MASTER)}:{RPC_PORT}"]
+
+
 def metadata_server(tier: Tier) -> str:
     """Give how clients find each other's segments; all of them must say the same."""
     if given(tier.spec.mooncake).metadata == "HTTP":

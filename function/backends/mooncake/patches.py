@@ -1,7 +1,7 @@
 """What goes into an engine: a pure client of the pool, which gives no memory of its own to it."""
 
-from function import kube, placement, rdma, workloads
-from function.backends import hierarchy
+from function import kube, placement, preflight, rdma, workloads
+from function.backends import compatibility, hierarchy
 from function.backends.base import EnginePatch, Notice, Part, Refusal, Tier, too_old
 from function.backends.mooncake import cluster
 from function.engines import Engine, identity, versions
@@ -10,6 +10,8 @@ CONNECTOR = "MooncakeStoreConnector"
 CONFIG_KEY = "mooncake.json"
 # For what is not written straight from and to GPU memory, per rank; vLLM would take 4 GiB.
 _LOCAL_BUFFER_BYTES = 128 * 1024**2
+# What SGLang takes for that by itself (mooncake_store.py).
+_SGLANG_BUFFER_BYTES = 16 * 1024**2
 
 
 def config_map(tier: Tier) -> Part:
@@ -36,6 +38,8 @@ def config_map(tier: Tier) -> Part:
 def vllm(tier: Tier, engine: Engine) -> EnginePatch | Refusal:
     """Attach a vLLM engine by its own connector."""
     if refusal := too_old(engine, versions.VLLM_MOONCAKE, "Mooncake client without memory of its own"):
+        return refusal
+    if refusal := compatibility.remapped(engine, CONNECTOR, registers=True) or compatibility.asleep(engine, CONNECTOR):
         return refusal
     assert engine.version
     if engine.identity.lora and engine.version < versions.VLLM_LORA_HASHED:
@@ -81,7 +85,9 @@ def vllm(tier: Tier, engine: Engine) -> EnginePatch | Refusal:
         labels=workloads.engines(tier),
         annotations=workloads.connector_hash(config_map(tier).manifest["data"]),
         **placement.placed(tier.spec.placement),
+        init_containers=[preflight.container(tier.ref, cluster.waits(tier))],
         notices=_notices(engine),
+        memory=engine.ranks * _LOCAL_BUFFER_BYTES,
     )
 
 
@@ -106,7 +112,9 @@ def store(tier: Tier, engine: Engine) -> hierarchy.Store:
         capabilities=nics.capabilities,
         host_network=nics.host_network,
         annotations=workloads.connector_hash(config_map(tier).manifest["data"]),
+        init_containers=[preflight.container(tier.ref, cluster.waits(tier))],
         notices=_notices(engine),
+        rank_bytes=_SGLANG_BUFFER_BYTES,
     )
 
 

@@ -1,6 +1,7 @@
 """KV moved from engines that prefill to engines that decode, without a store: vLLM's NixlConnector."""
 
 from function import kube, placement, rdma, workloads
+from function.backends import compatibility
 from function.backends.base import EnginePatch, Notice, Part, Refusal, Site, Tier, given, too_old
 from function.backends.nixl import storage
 from function.engines import Engine, pod, versions
@@ -58,6 +59,8 @@ def attach(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
             "nixl.p2p moves KV from engines that prefill to engines that decode, and stores nothing; set "
             "engine.kvCache.role to Prefill or Decode, or choose a tier that stores",
         )
+    if refusal := _incompatible(engine):
+        return refusal
     assert engine.version
     first, count = _first(tier), vllm_line.replicas(engine.line)
     serving = pod.port(engine.kind, engine.line)
@@ -96,6 +99,21 @@ def attach(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
         labels=dict(workloads.engines(tier)),
         **placement.placed(tier.spec.placement),
         notices=[storage.unverified(engine)],
+    )
+
+
+def _incompatible(engine: Engine) -> Refusal | None:
+    """Say what of the engine itself NixlConnector cannot go with."""
+    return (
+        compatibility.in_several_pods(
+            engine,
+            [CONNECTOR],
+            f"each pod draws an engine id of its own, by which {CONNECTOR} refuses KV",
+            "keep tensor and pipeline parallelism within a pod, or choose a tier that stores, of backend Mooncake",
+        )
+        or compatibility.remapped(engine, CONNECTOR, registers=True)
+        or compatibility.asleep(engine, CONNECTOR, versions.VLLM_NIXL_WAKES)
+        or compatibility.hybrid(engine, CONNECTOR, versions.VLLM_NIXL_HYBRID)
     )
 
 

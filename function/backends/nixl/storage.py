@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 
 from function import kube, placement, sizing, workloads
-from function.backends import hierarchy
+from function.backends import compatibility, hierarchy
 from function.backends.base import EnginePatch, Invalid, Notice, Refusal, Site, Tier, given, gpus_per_node, too_old
 from function.backends.nixl import files, objects
 from function.engines import Engine, versions
 from function.engines import vllm as vllm_line
 
 CONNECTOR = "OffloadingConnector"
+_OR_MOONCAKE = ", or a tier of backend Mooncake"
 
 
 def budget(tier: Tier, site: Site) -> Mapping[str, int]:
@@ -42,15 +43,18 @@ def vllm(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
         since, what = versions.VLLM_TIER_OBJ, "offload to objects with credentials from its environment"
     if refusal := too_old(engine, since, what) or _mixed_up(engine):
         return refusal
+    if refusal := _one_pod(engine) or compatibility.remapped(engine, CONNECTOR, registers=False):
+        return refusal
     behind, env = _second(tier, engine)
     # Each data-parallel replica takes what it is told for itself.
-    ranks = min(engine.ranks // vllm_line.replicas(engine.line), _gpus(tier, site))
+    replicas = vllm_line.replicas(engine.line)
+    size = rank_bytes(tier, site) * min(engine.ranks // replicas, _gpus(tier, site))
     config = {
         "kv_connector": CONNECTOR,
         "kv_role": "kv_both",
         "kv_connector_extra_config": {
             "spec_name": "TieringOffloadingSpec",
-            "cpu_bytes_to_use": rank_bytes(tier, site) * ranks,
+            "cpu_bytes_to_use": size,
             "secondary_tiers": [behind],
         },
     }
@@ -68,6 +72,8 @@ def vllm(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
         **placement.placed(tier.spec.placement),
         # Its files are Python's alone.
         notices=[] if spec.fs else [unverified(engine), *objects.notices(tier, engine)],
+        # In /dev/shm, which is the pod's memory.
+        memory=size * replicas,
     )
 
 
@@ -80,6 +86,10 @@ def sglang(tier: Tier, engine: Engine) -> hierarchy.Store | Refusal:
         return refusal
     notices = [unverified(engine)]
     if spec.fs:
+        why = "of a model with latent attention the first one alone writes, to its node's files, where no other looks"
+        instead = f"choose nixl.storage.obj{_OR_MOONCAKE}"
+        if refusal := compatibility.in_several_pods(engine, [hierarchy.CONNECTOR], why, instead):
+            return refusal
         return hierarchy.Store(
             backend="nixl",
             # Of NIXL's ways to read it is the one for which a file that is not whole is an error; its agent evicts.
@@ -130,6 +140,16 @@ def _second(tier: Tier, engine: Engine) -> tuple[kube.Manifest, list[kube.Manife
     assert spec.obj
     prefix = objects.prefix(tier, engine)
     return {"type": "obj", "prefix": prefix, "store_config": objects.address(spec.obj)}, objects.credentials(tier)
+
+
+def _one_pod(engine: Engine) -> Refusal | None:
+    """Say that what stands behind host memory reads one pod's /dev/shm alone, whatever other pods' ranks hold."""
+    return compatibility.in_several_pods(
+        engine,
+        [CONNECTOR],
+        f"{CONNECTOR} stores what is in the first one's memory alone, so answers could be wrong",
+        f"keep tensor and pipeline parallelism within a pod{_OR_MOONCAKE}",
+    )
 
 
 def _mixed_up(engine: Engine) -> Refusal | None:
