@@ -132,7 +132,8 @@ def _claimed(pod: kube.Manifest, container: str, find: Find) -> Iterator[tuple[k
     templates = {c.get("name"): c.get("resourceClaimTemplateName") for c in pod.get("resourceClaims") or ()}
     engine: kube.Manifest = next((c for c in pod["containers"] if c.get("name") == container), {})
     for used in (engine.get("resources") or {}).get("claims") or ():
-        yield used, find(templates.get(used.get("name")) or "")
+        name = templates.get(used.get("name"))
+        yield used, find(name) if name else None
 
 
 def _joinable(pod: kube.Manifest, container: str, find: Find) -> tuple[str, kube.Manifest]:
@@ -152,8 +153,8 @@ def _joinable(pod: kube.Manifest, container: str, find: Find) -> tuple[str, kube
         raise Apart(f"the engine's container sees only request {entry['request']!r} of its claim")
     if theirs.get("apiVersion") != API_VERSION:
         raise Apart(f"the engine's ResourceClaimTemplate is of {theirs.get('apiVersion')}, not {API_VERSION}")
-    if not _requests(theirs):
-        raise Apart("the engine's claim asks for nothing")
+    if not _requests(theirs) or not all(r.get("exactly") or r.get("firstAvailable") for r in _requests(theirs)):
+        raise Apart("the engine's ResourceClaimTemplate asks for nothing, or not in the shape of its API")
     return str(entry["name"]), theirs
 
 
@@ -218,7 +219,7 @@ def _share(device: kube.Manifest, number: int, total: int) -> kube.Manifest:
 
 def _template(metadata: kube.Manifest, spec: kube.Manifest) -> kube.Manifest:
     kept = {key: value for key, value in metadata.items() if key == "namespace"}
-    labels = {**metadata.get("labels", {}), **kube.MANAGED_BY}
+    labels = {**(metadata.get("labels") or {}), **kube.MANAGED_BY}
     named = {"name": f"{metadata['name']}{_suffix(spec)}", **kept, "labels": labels}
     return {"apiVersion": API_VERSION, "kind": KIND, "metadata": named, "spec": spec}
 
@@ -237,7 +238,8 @@ def _ours(template: kube.Manifest) -> bool:
 
 
 def _requests(template: kube.Manifest) -> Sequence[kube.Manifest]:
-    return ((template["spec"].get("spec") or {}).get("devices") or {}).get("requests") or ()
+    spec = (template.get("spec") or {}).get("spec") or {}
+    return (spec.get("devices") or {}).get("requests") or ()
 
 
 def _classes(request: kube.Manifest) -> frozenset[str]:

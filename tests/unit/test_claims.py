@@ -193,6 +193,8 @@ SECOND = {"name": "chat", "namespace": "default"}
         (pod({"name": "a"}, {"name": "b"}, a="gpus", b="gpus"), "several claims"),
         (pod({"name": "a"}, {"name": "b"}, a="nvme", b="nvme"), "several claims"),
         (pod({"name": "devices"}, devices="old"), "is of resource.k8s.io/v1beta1, not resource.k8s.io/v1"),
+        (pod({"name": "devices"}, devices="empty"), "asks for nothing"),
+        (pod({"name": "devices"}, devices="flat"), "not in the shape of its API"),
         (pod({"name": "devices"}, devices="full"), "more than 32 devices"),
         (pod({"name": "devices"}, devices="taken"), "has a request 'kv-nic' of its own"),
     ],
@@ -203,6 +205,8 @@ def test_what_nics_cannot_join(of: Manifest, why: str) -> None:
         "gpus": claim(),
         "nvme": claim(request("disk", "nvme.example")),
         "old": {**old, "apiVersion": "resource.k8s.io/v1beta1"},
+        "empty": {**old, "spec": None},
+        "flat": old,
         "full": claim(request("gpu", count=8), request("efa", "efa.example", 24)),
         "taken": claim(request("gpu"), request("kv-nic", "x.example")),
     }
