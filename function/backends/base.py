@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from function import kube, releases
 from function.api.tier import TierSpec
-from function.engines import Engine, versions
+from function.engines import Engine, table, versions
 
 # A StatefulSet's pods carry its name and a hash in one label, of 63 characters at most; "-master" has to fit in too.
 _LONGEST_INSTANCE = 45
@@ -267,20 +267,20 @@ def unsupported(engine: Engine, kinds: Sequence[str], otherwise: str) -> Refusal
             f"the version of image {engine.image!r} cannot be told from its tag; set engine.version, as in "
             f"{engine.kind.example}",
         )
-    if engine.support is None:
+    if not engine.kind.attached.holds(engine.version):
         return Refusal(
             "EngineVersionUnsupported",
-            f"{name} {versions.show(engine.version)} is older than {versions.show(engine.kind.oldest)}, the oldest "
-            "that is attached; use that or newer",
+            f"{name} {versions.show(engine.version)} is older than {versions.show(engine.kind.attached.since)}, the "
+            "oldest that is attached; use that or newer",
         )
     return None
 
 
-def too_old(engine: Engine, since: versions.Version, what: str) -> Refusal | None:
+def too_old(engine: Engine, row: table.Row, what: str) -> Refusal | None:
     """Say that an engine is too old for what a tier is attached by; None for one that is not."""
-    if engine.version and engine.version < since:
+    if engine.version and not row.holds(engine.version):
         shown = f"{engine.kind.name} {versions.show(engine.version)}"
-        newer = f"use {versions.show(since)} or newer, or a tier of another backend"
+        newer = f"use {versions.show(row.since)} or newer, or a tier of another backend"
         return Refusal("EngineTooOld", f"{shown} has no {what}; {newer}")
     return None
 

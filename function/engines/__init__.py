@@ -3,34 +3,41 @@
 from dataclasses import dataclass
 
 from function import kube
+from function.engines import table, versions
 from function.engines.args import CommandLine
 from function.engines.identity import Identity
 from function.engines.kind import Kind
-from function.engines.versions import VLLM, SGLang, Version
+from function.engines.versions import Bundled, Version
 
 
 @dataclass(frozen=True)
 class Engine:
     """What a backend sees of an engine when it decides how to attach it.
 
-    `ranks` is TP x PP x DP, the processes in one pod. `support` is the version table's row, None for a version that is
-    unknown or too old. `lmcache` is the LMCache in the image, None where unknown. `line` is its command line.
-    `role` is Prefill or Decode where the user has split the work. `settings` are its own variables, by name, that may
-    change how it lays KV out.
+    `ranks` is TP x PP x DP, the processes in one pod. `version` is None where it is unknown. `line` is its command
+    line. `role` is Prefill or Decode where the user has split the work. `settings` are its own variables, by name, that
+    may change how it lays KV out.
     """
 
     kind: Kind
     image: str
     version: Version | None
-    support: VLLM | SGLang | None
     identity: Identity
     ranks: int
     dra: bool
-    lmcache: Version | None
     env_names: frozenset[str]
     line: CommandLine
     role: str | None = None
     settings: tuple[tuple[str, str | None], ...] = ()
+
+    def bundled(self, library: str) -> Bundled:
+        """What its image is known to hold of a library."""
+        return versions.bundled(self.image, library)
+
+    @property
+    def lmcache(self) -> Version | None:
+        """The LMCache in its image, None where unknown."""
+        return self.bundled(table.LMCACHE).version
 
     @property
     def keyspace(self) -> str:

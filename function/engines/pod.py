@@ -38,7 +38,6 @@ def read(spec: EngineSpec, *, namespace: str, name: str) -> tuple[Engine, Comman
         kind=kind,
         image=spec.image,
         version=version,
-        support=kind.support(version) if version else None,
         identity=identity.derive(
             kind,
             line,
@@ -49,7 +48,6 @@ def read(spec: EngineSpec, *, namespace: str, name: str) -> tuple[Engine, Comman
         ),
         ranks=kind.ranks(line),
         dra=bool(spec.resources and spec.resources.claims),
-        lmcache=versions.lmcache_of_image(spec.image),
         env_names=frozenset(e.name for e in spec.env),
         line=line,
         role=spec.kv_cache.role if spec.kv_cache else None,

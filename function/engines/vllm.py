@@ -1,6 +1,6 @@
 """vLLM: how it is started, reached, and read."""
 
-from function.engines import versions
+from function.engines import table
 from function.engines.args import CommandLine
 from function.engines.kind import Kind
 
@@ -74,7 +74,6 @@ KIND = Kind(
     source_env=("VLLM_USE_MODELSCOPE", "VLLM_MODEL_REDIRECT_PATH", "HF_ENDPOINT", "HF_HUB_OFFLINE"),
     ranks=ranks,
     layout=layout,
-    support=versions.vllm,
-    oldest=versions.VLLM_TABLE[0].since,
+    attached=table.VLLM_IN_PROCESS,
     example="0.33.0",
 )

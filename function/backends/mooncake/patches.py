@@ -1,10 +1,10 @@
 """What goes into an engine: a pure client of the pool, which gives no memory of its own to it."""
 
 from function import kube, placement, rdma, workloads
-from function.backends import hierarchy
+from function.backends import hierarchy, libraries
 from function.backends.base import EnginePatch, Notice, Part, Refusal, Tier, too_old
 from function.backends.mooncake import cluster
-from function.engines import Engine, identity, versions
+from function.engines import Engine, identity, table, versions
 
 CONNECTOR = "MooncakeStoreConnector"
 CONFIG_KEY = "mooncake.json"
@@ -35,16 +35,18 @@ def config_map(tier: Tier) -> Part:
 
 def vllm(tier: Tier, engine: Engine) -> EnginePatch | Refusal:
     """Attach a vLLM engine by its own connector."""
-    if refusal := too_old(engine, versions.VLLM_MOONCAKE, "Mooncake client without memory of its own"):
+    if refusal := too_old(engine, table.VLLM_MOONCAKE, "Mooncake client without memory of its own"):
+        return refusal
+    if refusal := _unfit(tier, engine):
         return refusal
     assert engine.version
-    if engine.identity.lora and engine.version < versions.VLLM_LORA_HASHED:
+    if engine.identity.lora and not table.VLLM_LORA_HASHED.holds(engine.version):
         return Refusal(
             "LoRANotIsolated",
-            f"vLLM before {versions.show(versions.VLLM_LORA_HASHED)} tells adapters apart by name at most, so answers "
-            "could be wrong; take a newer one, or remove --enable-lora or the tierRef",
+            f"vLLM before {versions.show(table.VLLM_LORA_HASHED.since)} tells adapters apart by name at most, so "
+            "answers could be wrong; take a newer one, or remove --enable-lora or the tierRef",
         )
-    prefixed = engine.version >= versions.VLLM_CACHE_PREFIX
+    prefixed = table.VLLM_CACHE_PREFIX.holds(engine.version)
     config = {
         "kv_connector": CONNECTOR,
         "kv_role": "kv_both",
@@ -61,7 +63,7 @@ def vllm(tier: Tier, engine: Engine) -> EnginePatch | Refusal:
         tier=tier.ref,
         connector=CONNECTOR,
         identity=engine.keyspace,
-        since=versions.VLLM_CACHE_PREFIX if prefixed else versions.VLLM_MOONCAKE,
+        since=(table.VLLM_CACHE_PREFIX if prefixed else table.VLLM_MOONCAKE).since,
         env=[
             {"name": "MOONCAKE_CONFIG_PATH", "value": f"{workloads.CONFIG_DIR}/{CONFIG_KEY}"},
             # Seeds the first hash of every prefix chain: without it no engine finds another one's keys, and before the
@@ -80,12 +82,14 @@ def vllm(tier: Tier, engine: Engine) -> EnginePatch | Refusal:
         labels=workloads.engines(tier),
         annotations=workloads.connector_hash(config_map(tier).manifest["data"]),
         **placement.placed(tier.spec.placement),
-        notices=_notices(engine),
+        notices=_notices(tier, engine),
     )
 
 
-def store(tier: Tier, engine: Engine) -> hierarchy.Store:
+def store(tier: Tier, engine: Engine) -> hierarchy.Store | Refusal:
     """Give the pool as what stands behind an SGLang engine's host memory."""
+    if refusal := _unfit(tier, engine):
+        return refusal
     nics, (_, mounts, volumes) = rdma.for_engine(tier), cluster.trust(tier)
     return hierarchy.Store(
         backend="mooncake",
@@ -104,16 +108,19 @@ def store(tier: Tier, engine: Engine) -> hierarchy.Store:
         capabilities=nics.capabilities,
         host_network=nics.host_network,
         annotations=workloads.connector_hash(config_map(tier).manifest["data"]),
-        notices=_notices(engine),
+        notices=_notices(tier, engine),
     )
 
 
-def _notices(engine: Engine) -> list[Notice]:
-    return [
-        Notice(
-            "EngineImageUnverified",
-            "MooncakeUnknown",
-            f"whether image {engine.image!r} holds mooncake-transfer-engine, of the master's minor version and for its "
-            "CUDA, is not known; without it the engine fails at start",
-        )
-    ]
+def _unfit(tier: Tier, engine: Engine) -> Refusal | None:
+    """Say that an engine's image is known not to hold Mooncake, or not of the master's release."""
+    missing = libraries.missing(engine, table.MOONCAKE, "take another image, or a tier of another backend")
+    return missing or libraries.skew(engine, table.MOONCAKE, cluster.image(tier), "spec.images.mooncake")
+
+
+def _notices(tier: Tier, engine: Engine) -> list[Notice]:
+    release = versions.agent(cluster.image(tier), table.MOONCAKE).version
+    if release and engine.bundled(table.MOONCAKE).version == release:
+        return []
+    needed = f"Mooncake {versions.show(release)}, as its master is" if release else "the Mooncake of its master"
+    return [libraries.unverified(engine, table.MOONCAKE, "MooncakeUnknown", needed)]
