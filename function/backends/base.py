@@ -179,18 +179,20 @@ class EnginePatch:
     """What an attachment adds to an engine's pod; pure data, kept as JSON on the engine's Object.
 
     `tier` and `connector` say to what and how. `identity`, `since` and `library_since` tell which engine: its
-    cache identity's hash or its keyspace, and the lowest versions of it and of its LMCache, or the like, that the rest
-    is written for. `guards` are variables that must not be the user's. `env`, `mounts`, `args`, `resources` (extended
-    ones, by name), `ports` and `capabilities` go into the engine's container, the rest into the pod. `claims` are a
-    pod's resourceClaims, which the container then uses. `affinity` holds nodeSelectorTerms. `role` is the engine's, if
-    the rest is written for it.
+    cache identity's hash or its keyspace, and the lowest versions of it and of its `library` that the rest is written
+    for; `release` is that of the agents, where the library has to be of the same. `guards` are variables that must not
+    be the user's. `env`, `mounts`, `args`, `resources` (extended ones, by name), `ports` and `capabilities` go into the
+    engine's container, the rest into the pod. `claims` are a pod's resourceClaims, which the container then uses.
+    `affinity` holds nodeSelectorTerms. `role` is the engine's, if the rest is written for it.
     """
 
     tier: str
     connector: str
     identity: str = ""
     since: Sequence[int] = ()
+    library: str | None = None
     library_since: Sequence[int] = ()
+    release: Sequence[int] = ()
     guards: Sequence[str] = ()
     role: str | None = None
     env: Sequence[kube.Manifest] = ()
@@ -222,10 +224,14 @@ class EnginePatch:
 
     def holds(self, engine: Engine) -> bool:
         """Tell whether this patch is still right for an engine that may have changed since."""
+        # Patches were LMCache's where they do not say it.
+        library = self.library or table.LMCACHE
+        held = engine.bundled(library)
         return (
             self.identity in (engine.identity.digest, engine.keyspace)
             and (engine.version is None or engine.version >= tuple(self.since))
-            and (engine.lmcache is None or engine.lmcache >= tuple(self.library_since))
+            and (held.newest is None or held.newest >= tuple(self.library_since))
+            and not (self.release and versions.apart(library, versions.exactly(self.release), held))
             and engine.env_names.isdisjoint(self.guards)
             and self.role in (None, engine.role)
         )

@@ -29,6 +29,8 @@ class Store:
     """
 
     backend: str
+    library: str | None = None
+    release: Sequence[int] = ()
     extra: Mapping[str, object] = field(default_factory=dict)
     env: Sequence[kube.Manifest] = ()
     mounts: Sequence[kube.Manifest] = ()
@@ -115,6 +117,8 @@ def attach(
         # Nobody shares an engine's own memory.
         identity=engine.keyspace if store else engine.identity.digest,
         since=engine.kind.attached.since,
+        library=behind.library,
+        release=behind.release,
         env=behind.env,
         args=[
             "--enable-hierarchical-cache",

@@ -16,24 +16,28 @@ def missing(engine: Engine, library: str, fix: str) -> Refusal | None:
     )
 
 
-def skew(engine: Engine, library: str, agent_image: str, field: str) -> Refusal | None:
+def skew(engine: Engine, agent_image: str, oldest: table.Row, field: str) -> Refusal | None:
     """Say that an image's library does not go with the tier's agents; None where it does, or where nobody knows.
 
     Args:
         engine: The engine.
-        library: What both hold.
         agent_image: The image of the tier's agents.
+        oldest: What the oldest agents that a tier can run have, and with it the library.
         field: The tier's field that chooses it.
     """
+    library = oldest.package
     agent, held = versions.agent(agent_image, library), engine.bundled(library)
     if not versions.apart(library, agent, held):
         return None
     name, rule = _NAMES[library], versions.lockstep(library)
+    follows = held.newest is None or oldest.holds(held.newest)
+    fix = f"take an engine image with {name} {agent.shown}"
+    if follows:
+        fix += f", or a tier whose {field} is of the engine's"
     return Refusal(
         "VersionSkew",
         f"the tier's agents run {name} {agent.shown}, and image {engine.image!r} holds {held.shown}; both have to be "
-        f"of one release, since {rule.what}. Take an engine image with {name} {agent.shown}, or a tier whose {field} "
-        "is of the engine's",
+        f"of one release, since {rule.what}; {fix}",
     )
 
 

@@ -149,7 +149,7 @@ VLLM_OFFLOADING = Row(
 VLLM_LMCACHE_MP = Row(
     VLLM,
     since=(0, 11, 1),
-    what="LMCacheMPConnector of its own, which knows neither isolated IPC nor heartbeats before what LMCache ships",
+    what="LMCacheMPConnector of its own, which knows no isolated IPC",
     source="distributed/kv_transfer/kv_connector/factory.py",
     probe=Probe(_FACTORY, r'"LMCacheMPConnector"'),
 )
@@ -362,8 +362,8 @@ SGLANG_EXTRA_CONFIG_FILE = Row(
     SGLANG,
     since=(0, 5, 9),
     what="--hicache-storage-backend-extra-config takes @file",
-    source="srt/managers/cache_controller.py and others",
-    probe=Probe("sglang/srt/**/*.py", r'startswith\("@"\)'),
+    source="srt/mem_cache/hiradix_cache.py; later srt/mem_cache/hybrid_cache/hybrid_cache_controller.py",
+    probe=Probe(f"{_MEM_CACHE}/**/*.py", r'extra_config\.startswith\("@"\)'),
 )
 SGLANG_POOL_STAGES = Row(
     SGLANG,
@@ -491,8 +491,8 @@ LMCACHE_EXPERIMENTAL = Row(
     since=(0, 3, 7),
     until=(0, 3, 12),
     what="LMCACHE_USE_EXPERIMENTAL is read",
-    source="integration/vllm/utils.py and others",
-    probe=Probe("lmcache/**/*.py", r"LMCACHE_USE_EXPERIMENTAL"),
+    source="integration/vllm/utils.py",
+    probe=Probe("lmcache/integration/vllm/*.py", r"LMCACHE_USE_EXPERIMENTAL"),
 )
 LMCACHE_CLUSTER = Row(
     LMCACHE,
@@ -645,15 +645,15 @@ LOCKSTEPS = (
 # --- images -------------------------------------------------------------------------------------------------------
 
 _VLLM_IMAGE, _SGLANG_IMAGE, _LMCACHE_IMAGE = "vllm/vllm-openai", "lmsysorg/sglang", "lmcache/vllm-openai"
-# Of the released source: what it installs, and that the release pipeline asks for it (INSTALL_KV_CONNECTORS=true).
-_VLLM_SOURCE = "vllm sdists: requirements/kv_connectors.txt, docker/Dockerfile, .buildkite/release-pipeline.yaml"
+# What docker/Dockerfile installs where .buildkite/release-pipeline.yaml asks for it: INSTALL_KV_CONNECTORS=true in all.
+_VLLM_SOURCE = "vllm sdist: requirements/kv_connectors.txt"
 
 IMAGES = (
     # Until 0.13.0 the Dockerfile goes on where the installation fails, as it did on arm64 (vLLM #30805); on x86 LMCache
     # #1515 saw LMCache in an image of 2025, and others write that it was not there before 0.14.
     Image(_VLLM_IMAGE, (0, 11, 0), (0, 14, 0), LMCACHE, holds=None, source=f"{_VLLM_SOURCE}; vLLM #30805"),
-    Image(_VLLM_IMAGE, (0, 14, 0), (0, 15, 0), LMCACHE, holds=True, source=_VLLM_SOURCE),
-    Image(_VLLM_IMAGE, (0, 15, 0), (0, 19, 1), LMCACHE, holds=True, oldest=(0, 3, 9), source=_VLLM_SOURCE),
+    Image(_VLLM_IMAGE, (0, 14, 0), (0, 16, 0), LMCACHE, holds=True, source=_VLLM_SOURCE),
+    Image(_VLLM_IMAGE, (0, 16, 0), (0, 19, 1), LMCACHE, holds=True, oldest=(0, 3, 9), source=_VLLM_SOURCE),
     Image(
         *(_VLLM_IMAGE, (0, 19, 1), (0, 19, 2), LMCACHE),
         holds=True,
@@ -675,7 +675,7 @@ IMAGES = (
         holds=True,
         oldest=(0, 4, 4),
         newest=(0, 4, 4),
-        source=f"{_VLLM_SOURCE}: requirements/kv_connectors_cu12.txt",
+        source="vllm sdist: requirements/kv_connectors_cu12.txt",
     ),
     Image(_VLLM_IMAGE, (0, 33, 0), (0, 34, 0), LMCACHE, holds=True, oldest=(0, 5, 6), source=_VLLM_SOURCE),
     Image(
@@ -684,7 +684,7 @@ IMAGES = (
         holds=True,
         oldest=(0, 5, 6),
         newest=(0, 5, 6),
-        source=f"{_VLLM_SOURCE}: requirements/kv_connectors_cu12.txt",
+        source="vllm sdist: requirements/kv_connectors_cu12.txt",
     ),
     Image(_VLLM_IMAGE, (0, 11, 0), (0, 17, 0), MOONCAKE, holds=False, source=_VLLM_SOURCE),
     Image(_VLLM_IMAGE, (0, 17, 0), (0, 19, 1), MOONCAKE, holds=True, oldest=(0, 3, 8), source=_VLLM_SOURCE),
@@ -701,7 +701,7 @@ IMAGES = (
         holds=True,
         oldest=(0, 3, 10),
         newest=(0, 3, 10),
-        source=f"{_VLLM_SOURCE} (a wheel of 0.3.10.post2); seen in 0.23.0 (llm-d #1826)",
+        source="vllm sdist: .buildkite/release-pipeline.yaml (0.3.10.post2); seen in 0.23.0 (llm-d #1826)",
     ),
     Image(_VLLM_IMAGE, (0, 28, 0), (0, 34, 0), MOONCAKE, holds=True, oldest=(0, 3, 12), source=_VLLM_SOURCE),
     Image(_VLLM_IMAGE, (0, 11, 0), (0, 14, 0), NIXL, holds=None, source=f"{_VLLM_SOURCE}; vLLM #30805"),
@@ -742,6 +742,12 @@ IMAGES = (
         *(_LMCACHE_IMAGE, (0, 5, 6), (0, 5, 7), MOONCAKE),
         holds=False,
         source="lmcache sdist 0.5.6: docker/Dockerfile",
+    ),
+    Image(
+        *(_LMCACHE_IMAGE, (0, 5, 6), (0, 5, 7), MOONCAKE),
+        flavour="lightweight",
+        holds=None,
+        source="lmcache sdist 0.5.6: docker/Dockerfile.lightweight, from whatever vllm/vllm-openai:latest was",
     ),
     Image(
         *(_LMCACHE_IMAGE, (0, 5, 6), (0, 5, 7), NIXL),

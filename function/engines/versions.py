@@ -4,6 +4,7 @@ A tag without a patch number means the lowest; what is not in the table is not a
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -95,7 +96,7 @@ def bundled(image: str, library: str) -> Bundled:
         repository, tag = image.partition("@")[0], ""
     parts, version = repository.split("/"), parse(tag)
     if library == table.LMCACHE and "lmcache" in parts:
-        return Bundled(holds=True, oldest=version, newest=version)
+        return exactly(version)
     name = "/".join(parts[-2:])
     rows = [
         row
@@ -115,8 +116,13 @@ def agent(image: str, library: str) -> Bundled:
     if known.holds is not None:
         return known
     tag = image.partition("@")[0].rpartition(":")[2]
-    version = None if "/" in tag else parse(tag)
-    return Bundled(holds=True, oldest=version, newest=version)
+    return exactly(None if "/" in tag else parse(tag))
+
+
+def exactly(version: Sequence[int] | None) -> Bundled:
+    """Write a version as what an image holds; None for one that nobody knows."""
+    known = (version[0], version[1], version[2]) if version else None
+    return Bundled(holds=True, oldest=known, newest=known)
 
 
 def lockstep(library: str) -> table.Lockstep:

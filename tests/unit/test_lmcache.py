@@ -1445,7 +1445,7 @@ def test_a_latch_holds_no_password() -> None:
 HOLDS: dict[str, tuple[Manifest, list[str], Manifest]] = {
     "its engine": ({}, [], {}),
     "its engine in another image": ({}, [], {"image": "vllm/vllm-openai:v0.32.0"}),
-    "its engine in the oldest version that speaks to agents": ({}, [], {"image": "vllm/vllm-openai:v0.22.0"}),
+    "its engine in the oldest version that speaks to agents": ({}, [], {"image": "team/vllm:v0.22.0"}),
     "its engine in a version that is not known": ({}, [], {"image": "vllm/vllm-openai:latest"}),
     "its engine with a flag that changes no KV": ({}, ["-tp=2", "--enforce-eager"], {}),
     "its engine with a variable": ({}, [], {"env": [{"name": "LMCACHE_LOG_LEVEL", "value": "DEBUG"}]}),
@@ -1459,6 +1459,12 @@ HOLDS: dict[str, tuple[Manifest, list[str], Manifest]] = {
 
 DOES_NOT_HOLD: dict[str, tuple[Manifest, list[str], Manifest]] = {
     "a version without its connector": ({}, [], {"image": "vllm/vllm-openai:v0.21.0"}),
+    "an image whose LMCache is older than its agent's": ({}, [], {"image": "vllm/vllm-openai:v0.24.0"}),
+    "an image whose LMCache is newer than its agent's": (
+        {},
+        [],
+        {"image": "lmcache/vllm-openai:v0.5.7", "version": "0.33.0"},
+    ),
     "a version without any connector": (IN_PROCESS, [], {"image": "vllm/vllm-openai:v0.10.2"}),
     "another identity": ({}, ["--quantization=fp8"], {}),
     "another identity in process": (IN_PROCESS, ["--quantization=fp8"], {}),

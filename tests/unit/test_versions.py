@@ -121,6 +121,7 @@ BUNDLED: dict[tuple[str, str], Bundled] = {
     ("lmcache/vllm-openai:latest", LMCACHE): Bundled(True),
     ("lmcache/vllm-openai:v0.5.6rc1", LMCACHE): Bundled(True),
     ("lmcache/vllm-openai:v0.5.6", MOONCAKE): Bundled(False),
+    ("lmcache/vllm-openai:v0.5.6-lightweight", MOONCAKE): Bundled(),
     ("lmcache/vllm-openai:v0.5.5", MOONCAKE): Bundled(),
     ("lmcache/vllm-openai:v0.5.6", NIXL): Bundled(True),
     # What others build is theirs.
@@ -132,6 +133,7 @@ BUNDLED: dict[tuple[str, str], Bundled] = {
     ("vllm/vllm-openai:v0.11", LMCACHE): Bundled(),
     ("vllm/vllm-openai:v0.13.0", NIXL): Bundled(),
     ("vllm/vllm-openai:v0.14.0", LMCACHE): Bundled(True),
+    ("vllm/vllm-openai:v0.16.0", LMCACHE): Bundled(True, (0, 3, 9)),
     ("vllm/vllm-openai:v0.14.0", NIXL): Bundled(True),
     ("vllm/vllm-openai:v0.19.1", LMCACHE): Bundled(True, (0, 4, 3), (0, 4, 3)),
     ("vllm/vllm-openai:v0.24.0", LMCACHE): Bundled(True, (0, 3, 9), (0, 5, 5)),

@@ -101,7 +101,7 @@ class LMCache:
         if mode is Mode.IN_PROCESS:
             return patches.in_process(tier, site, engine, whole_tier=True)
         if reason is None or (mode is Mode.MULTIPROCESS and reason.reason == _DRA):
-            if refusal := libraries.skew(engine, table.LMCACHE, agents.image(tier), "spec.images.lmcache"):
+            if refusal := libraries.skew(engine, agents.image(tier), table.LMCACHE_MULTIPROCESS, "spec.images.lmcache"):
                 return refusal
             patch = patches.multiprocess(tier, engine)
             return patch.with_notice(Notice("MultiprocessForced", reason.reason, reason.message)) if reason else patch

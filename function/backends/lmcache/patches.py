@@ -5,7 +5,7 @@ from dataclasses import replace
 from function import kube, placement, sizing, workloads
 from function.backends import libraries
 from function.backends.base import EnginePatch, Notice, Site, Tier, given
-from function.backends.lmcache import connector, redis, volumes
+from function.backends.lmcache import agents, connector, redis, volumes
 from function.engines import Engine, table, versions
 
 
@@ -18,7 +18,9 @@ def multiprocess(tier: Tier, engine: Engine) -> EnginePatch:
         connector=connector.MULTIPROCESS,
         identity=engine.identity.digest,
         since=table.VLLM_MULTIPROCESS.since,
+        library=table.LMCACHE,
         library_since=table.LMCACHE_MULTIPROCESS.since,
+        release=versions.agent(agents.image(tier), table.LMCACHE).version or (),
         env=[{"name": "LMCACHE_TRACK_USAGE", "value": "false"}],
         args=["--kv-transfer-config", kube.compact(config)],
         mounts=[workloads.CONNECTOR_MOUNT, *([volumes.SHM_MOUNT] if shared else [])],
@@ -52,6 +54,7 @@ def in_process(tier: Tier, site: Site, engine: Engine, *, whole_tier: bool) -> E
         connector=connector.IN_PROCESS,
         identity=engine.identity.digest,
         since=beside.since,
+        library=table.LMCACHE,
         library_since=min(oldest, table.LMCACHE_RESP.since),
         guards=redis.LEAKS if any(e["name"] == "LMCACHE_LOG_LEVEL" for e in env) else (),
         env=[

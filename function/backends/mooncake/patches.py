@@ -64,6 +64,8 @@ def vllm(tier: Tier, engine: Engine) -> EnginePatch | Refusal:
         connector=CONNECTOR,
         identity=engine.keyspace,
         since=(table.VLLM_CACHE_PREFIX if prefixed else table.VLLM_MOONCAKE).since,
+        library=table.MOONCAKE,
+        release=_release(tier),
         env=[
             {"name": "MOONCAKE_CONFIG_PATH", "value": f"{workloads.CONFIG_DIR}/{CONFIG_KEY}"},
             # Seeds the first hash of every prefix chain: without it no engine finds another one's keys, and before the
@@ -93,6 +95,8 @@ def store(tier: Tier, engine: Engine) -> hierarchy.Store | Refusal:
     nics, (_, mounts, volumes) = rdma.for_engine(tier), cluster.trust(tier)
     return hierarchy.Store(
         backend="mooncake",
+        library=table.MOONCAKE,
+        release=_release(tier),
         # Keys hold no more than the model's name, and before SGLang 0.5.17 not even that. Addresses stay in the
         # environment: with one of them in here, SGLang reads none from there.
         extra={"extra_backend_tag": engine.keyspace},
@@ -115,7 +119,11 @@ def store(tier: Tier, engine: Engine) -> hierarchy.Store | Refusal:
 def _unfit(tier: Tier, engine: Engine) -> Refusal | None:
     """Say that an engine's image is known not to hold Mooncake, or not of the master's release."""
     missing = libraries.missing(engine, table.MOONCAKE, "take another image, or a tier of another backend")
-    return missing or libraries.skew(engine, table.MOONCAKE, cluster.image(tier), "spec.images.mooncake")
+    return missing or libraries.skew(engine, cluster.image(tier), table.MOONCAKE_CLIENT_HTTP, "spec.images.mooncake")
+
+
+def _release(tier: Tier) -> tuple[int, ...]:
+    return versions.agent(cluster.image(tier), table.MOONCAKE).version or ()
 
 
 def _notices(tier: Tier, engine: Engine) -> list[Notice]:
