@@ -8,6 +8,7 @@ import pytest
 from function.engines import table, versions
 from function.engines.versions import Version
 from tests.tools import released
+from tests.tools.table import page
 
 RECORD: released.Record = json.loads((Path(__file__).parent / "released.json").read_text())
 PACKAGES = {package.name: package for package in table.PACKAGES}
@@ -55,6 +56,11 @@ def test_every_row_is_of_a_package_names_its_source_and_says_why_where_nothing_s
         assert row.what, name
         assert row.until is None or row.since < row.until, name
         assert isinstance(row.probe, table.Probe) or len(row.probe.split()) == 1, name
+
+
+def test_the_page_is_what_the_table_says() -> None:
+    written = (Path(__file__).parents[2] / "docs" / "versions.md").read_text()
+    assert written == page(), "docs/versions.md is not what the table says: run `make versions`"
 
 
 def test_a_row_holds_from_its_first_version_and_before_its_last() -> None:
