@@ -16,7 +16,7 @@ ENGINES := vllm-0.33.0 sglang-0.5.23
 COMPILE := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help render test lint bench conformance packages examples requirements
+.PHONY: help render test lint bench conformance packages examples versions released requirements
 
 help: ## Show this help.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -44,6 +44,12 @@ packages: $(TEST)/done ## Build the packages into dist/, with RUNTIME=image.tar 
 
 examples: $(RENDER)/done ## Make the examples' required.yaml and observed files anew.
 	$(RENDER)/bin/python -m tests.examples
+
+versions: $(TEST)/done ## Make docs/versions.md anew from the version table.
+	$(TEST)/bin/python -m tests.tools.table docs/versions.md
+
+released: $(TEST)/done ## Evaluate the version table on the released packages (12 GB, one wheel at a time).
+	$(TEST)/bin/python -m tests.tools.released tests/unit/released.json
 
 requirements: ## Pin requirements anew, with hashes (needs uv).
 	$(COMPILE) pyproject.toml -o requirements/server.txt

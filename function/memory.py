@@ -5,7 +5,7 @@ import math
 from function import kube, sizing
 from function.backends.base import EnginePatch
 from function.conditions import TRUE, Condition
-from function.engines import Engine, versions
+from function.engines import Engine, table
 
 _MEMORY = "memory"
 _BUFFER = sizing.GIB
@@ -74,7 +74,7 @@ def short(container: kube.Manifest, patch: EnginePatch, engine: Engine) -> Condi
 
 def _never_starts(engine: Engine, patch: EnginePatch, limit: int) -> bool:
     """Whether SGLang finds, before it takes host memory, that its container's limit does not hold it."""
-    looks = engine.kind.name == "SGLang" and engine.version and engine.version >= versions.SGLANG_CGROUP
+    looks = engine.kind.name == "SGLang" and engine.version and table.SGLANG_CGROUP.holds(engine.version)
     return bool(looks and limit) and limit < patch.memory + sizing.HICACHE_RESERVE_GIB * sizing.GIB
 
 

@@ -13,7 +13,7 @@ PREFIX = f"{kube.DOMAIN}/"
 TIER = f"{PREFIX}tier"
 
 
-class _Annotations(Model):
+class Written(Model):
     """The annotations, by what follows the domain."""
 
     tier: str = Field(pattern=api.TIER, max_length=317)
@@ -42,7 +42,7 @@ def read(annotations: Mapping[str, str]) -> Asked:
     """
     own = {name.removeprefix(PREFIX): value for name, value in annotations.items() if name.startswith(PREFIX)}
     try:
-        found = parse(_Annotations, own)
+        found = parse(Written, own)
     except Invalid as e:
         raise Invalid(str(e).replace("spec.", f"annotation {PREFIX}")) from None
     namespace, _, name = found.tier.rpartition("/")

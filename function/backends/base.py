@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from function import kube, releases
 from function.api.tier import TierSpec
-from function.engines import Engine, versions
+from function.engines import Engine, table, versions
 
 # A StatefulSet's pods carry its name and a hash in one label, of 63 characters at most; "-master" has to fit in too.
 _LONGEST_INSTANCE = 45
@@ -193,13 +193,14 @@ class EnginePatch:
 
     `tier` and `connector` say to what and how, and `basis` stands for everything that this was decided by. `identity`,
     `since` and `library_since` tell which engine: its cache identity's hash or its keyspace, and the lowest versions of
-    it and of its LMCache, or the like, that the rest is written for. `guards` are variables that must not be the
-    user's. `kv_transfer` is vLLM's --kv-transfer-config, which goes beside the user's own. It, `env`, `mounts`, `args`,
-    `resources` (extended ones, by name), `ports` and `capabilities` go into the engine's container, the rest into the
-    pod. `devices` are DRA requests, for which whoever applies the patch finds a claim, with `align` one that puts
-    them on the PCIe roots of the GPUs. `affinity` holds nodeSelectorTerms. `role` is the engine's, if the rest is
-    written for it. `init_containers` run by the engine's image, and so have none of their own. `memory` is what all
-    this makes a pod of the engine hold in host memory, in bytes; 0 where that is nothing, or not known.
+    it and of its `library` that the rest is written for; `release` is that of the agents, where the library has to be
+    of the same. `guards` are variables that must not be the user's. `kv_transfer` is vLLM's --kv-transfer-config, which
+    goes beside the user's own. It, `env`, `mounts`, `args`, `resources` (extended ones, by name), `ports` and
+    `capabilities` go into the engine's container, the rest into the pod. `devices` are DRA requests, for which whoever
+    applies the patch finds a claim, with `align` one that puts them on the PCIe roots of the GPUs. `affinity` holds
+    nodeSelectorTerms. `role` is the engine's, if the rest is written for it. `init_containers` run by the engine's
+    image, and so have none of their own. `memory` is what all this makes a pod of the engine hold in host memory, in
+    bytes; 0 where that is nothing, or not known.
     """
 
     tier: str
@@ -207,7 +208,9 @@ class EnginePatch:
     basis: str = ""
     identity: str = ""
     since: Sequence[int] = ()
+    library: str | None = None
     library_since: Sequence[int] = ()
+    release: Sequence[int] = ()
     guards: Sequence[str] = ()
     role: str | None = None
     kv_transfer: Mapping[str, Any] = field(default_factory=dict)
@@ -250,10 +253,14 @@ class EnginePatch:
 
     def holds(self, engine: Engine) -> bool:
         """Tell whether this patch is still right for an engine that may have changed since."""
+        # Patches were LMCache's where they do not say it.
+        library = self.library or table.LMCACHE
+        held = engine.bundled(library)
         return (
             self.identity in (engine.identity.digest, engine.keyspace)
             and (engine.version is None or engine.version >= tuple(self.since))
-            and (engine.lmcache is None or engine.lmcache >= tuple(self.library_since))
+            and (held.newest is None or held.newest >= tuple(self.library_since))
+            and not (self.release and versions.apart(library, versions.exactly(self.release), held))
             and engine.env_names.isdisjoint(self.guards)
             and self.role in (None, engine.role)
         )
@@ -295,20 +302,20 @@ def unsupported(engine: Engine, kinds: Sequence[str], otherwise: str) -> Refusal
             f"the version of image {engine.image!r} cannot be told from its tag; set engine.version, as in "
             f"{engine.kind.example}",
         )
-    if engine.support is None:
+    if not engine.kind.attached.holds(engine.version):
         return Refusal(
             "EngineVersionUnsupported",
-            f"{name} {versions.show(engine.version)} is older than {versions.show(engine.kind.oldest)}, the oldest "
-            "that is attached; use that or newer",
+            f"{name} {versions.show(engine.version)} is older than {versions.show(engine.kind.attached.since)}, the "
+            "oldest that is attached; use that or newer",
         )
     return None
 
 
-def too_old(engine: Engine, since: versions.Version, what: str) -> Refusal | None:
+def too_old(engine: Engine, row: table.Row, what: str) -> Refusal | None:
     """Say that an engine is too old for what a tier is attached by; None for one that is not."""
-    if engine.version and engine.version < since:
+    if engine.version and not row.holds(engine.version):
         shown = f"{engine.kind.name} {versions.show(engine.version)}"
-        newer = f"use {versions.show(since)} or newer, or a tier of another backend"
+        newer = f"use {versions.show(row.since)} or newer, or a tier of another backend"
         return Refusal("EngineTooOld", f"{shown} has no {what}; {newer}")
     return None
 

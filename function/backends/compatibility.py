@@ -7,7 +7,7 @@ not in the spec (a value from a Secret, a block size that vLLM chooses) rules ou
 from collections.abc import Sequence
 
 from function.backends.base import Refusal
-from function.engines import Engine, versions
+from function.engines import Engine, table, versions
 
 INCOMPATIBLE = "EngineIncompatible"
 GANG = "GangNotSupported"
@@ -77,10 +77,10 @@ def remapped(engine: Engine, connector: str, *, registers: bool) -> Refusal | No
             refuses to start from 0.21.0 on; in a spelling that slips through its check the same holds.
     """
     said = _expandable(engine)
-    checked = engine.version is None or engine.version >= versions.VLLM_CHECKS_ALLOCATOR
+    checked = engine.version is None or table.VLLM_EXPANDABLE_REJECTED.holds(engine.version)
     if not said or _on(engine, _SLEEP) or _on(engine, _CUMEM) or not (registers or checked):
         return None
-    cumem = engine.version is not None and engine.version >= versions.VLLM_CUMEM
+    cumem = engine.version is not None and table.VLLM_CUMEM_LIFTS.holds(engine.version)
     fix = f", or add {_CUMEM} to engine.args" if cumem else ""
     return Refusal(
         INCOMPATIBLE,
@@ -90,7 +90,7 @@ def remapped(engine: Engine, connector: str, *, registers: bool) -> Refusal | No
     )
 
 
-def asleep(engine: Engine, connector: str, since: versions.Version | None = None) -> Refusal | None:
+def asleep(engine: Engine, connector: str, since: table.Row | None = None) -> Refusal | None:
     """Refuse an engine that gives up its GPU memory in its sleep, with a connector that has registered it.
 
     Args:
@@ -98,9 +98,9 @@ def asleep(engine: Engine, connector: str, since: versions.Version | None = None
         connector: Its connector.
         since: From which vLLM on the connector registers it anew; None for never.
     """
-    if not _on(engine, _SLEEP) or (since and engine.version and engine.version >= since):
+    if not _on(engine, _SLEEP) or (since and engine.version and since.holds(engine.version)):
         return None
-    newer = f"take vLLM {versions.show(since)} or newer, or " if since else ""
+    newer = f"take vLLM {versions.show(since.since)} or newer, or " if since else ""
     return Refusal(
         INCOMPATIBLE,
         f"engine.args set {_SLEEP}, after which {connector} would go on with GPU memory that is no longer "
@@ -109,7 +109,7 @@ def asleep(engine: Engine, connector: str, since: versions.Version | None = None
     )
 
 
-def hybrid(engine: Engine, connector: str, since: versions.Version | None = None) -> Refusal | None:
+def hybrid(engine: Engine, connector: str, since: table.Row | None = None) -> Refusal | None:
     """Refuse the hybrid KV cache manager with a connector that cannot go with it; by itself vLLM turns it off.
 
     Args:
@@ -119,11 +119,11 @@ def hybrid(engine: Engine, connector: str, since: versions.Version | None = None
     """
     version = engine.version
     off = f"--no-{_HYBRID.removeprefix('--')}"
-    if version is None or version < versions.VLLM_HYBRID_ASKED or (since and version >= since):
+    if version is None or not table.VLLM_HYBRID_ASKED.holds(version) or (since and since.holds(version)):
         return None
     if not engine.line.flags(off) or _on(engine, _HYBRID):
         return None
-    newer = f"take vLLM {versions.show(since)} or newer, or " if since else ""
+    newer = f"take vLLM {versions.show(since.since)} or newer, or " if since else ""
     return Refusal(
         INCOMPATIBLE,
         f"engine.args set {off}, with which {connector} of this vLLM does not start; {newer}remove it",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from function import kube, placement, sizing, workloads
 from function.backends.base import EnginePatch, Notice, Refusal, Tier
-from function.engines import Engine, sglang, versions
+from function.engines import Engine, sglang, table, versions
 
 CONNECTOR = "HiCache"
 
@@ -30,6 +30,8 @@ class Store:
     """
 
     backend: str
+    library: str | None = None
+    release: Sequence[int] = ()
     extra: Mapping[str, object] = field(default_factory=dict)
     env: Sequence[kube.Manifest] = ()
     mounts: Sequence[kube.Manifest] = ()
@@ -72,16 +74,16 @@ class Memory:
 
 @dataclass(frozen=True)
 class _Keyed:
-    """From which SGLang on a store's keys tell pipeline stages, and slices of context parallelism; None for never."""
+    """By which rows a store's keys tell pipeline stages, and slices of context parallelism; None for never."""
 
-    stages: versions.Version | None
-    slices: versions.Version | None
+    stages: table.Row | None
+    slices: table.Row | None
 
 
 _KEYED: Mapping[str, _Keyed] = {
-    "mooncake": _Keyed(stages=(0, 5, 8), slices=(0, 5, 11)),
+    "mooncake": _Keyed(stages=table.SGLANG_POOL_STAGES, slices=table.SGLANG_POOL_SLICES),
     "nixl": _Keyed(stages=None, slices=None),
-    "file": _Keyed(stages=(0, 5, 10), slices=(0, 5, 14)),
+    "file": _Keyed(stages=table.SGLANG_FILE_STAGES, slices=table.SGLANG_FILE_SLICES),
 }
 
 
@@ -122,7 +124,9 @@ def attach(
         connector=CONNECTOR,
         # Nobody shares an engine's own memory.
         identity=engine.keyspace if store else engine.identity.digest,
-        since=engine.kind.oldest,
+        since=engine.kind.attached.since,
+        library=behind.library,
+        release=behind.release,
         env=behind.env,
         args=[
             "--enable-hierarchical-cache",
@@ -156,33 +160,31 @@ def _memory_layout(engine: Engine) -> tuple[str, str]:
     go over to direct by itself.
     """
     assert engine.version
-    if engine.version < versions.SGLANG_FA3_KERNEL and sglang.decodes_by_fa3(engine.line):
+    if not table.SGLANG_FA3_KERNEL.holds(engine.version) and sglang.decodes_by_fa3(engine.line):
         return "direct", "page_first_direct"
     return "kernel", "page_first"
 
 
 def _mixed_up(engine: Engine, store: Store) -> Refusal | None:
     """Say why an engine would read other KV than it wrote; None where keys tell everything apart."""
-    support, version = engine.support, engine.version
-    assert isinstance(support, versions.SGLang)
+    version = engine.version
     assert version
     shown = f"SGLang {versions.show(version)}"
-    if engine.identity.lora and not support.lora_keyed:
-        first = next(row for row in versions.SGLANG_TABLE if row.lora_keyed)
+    if engine.identity.lora and not table.SGLANG_LORA_KEYED.holds(version):
         return Refusal(
             "LoRANotIsolated",
             f"{shown} keys a LoRA adapter's pages as its base model's in what stands behind host memory, so answers "
-            f"could be wrong; take {versions.show(first.since)} or newer, remove the adapters, or name a HiCache tier "
-            "without l3",
+            f"could be wrong; take {versions.show(table.SGLANG_LORA_KEYED.since)} or newer, remove the adapters, or "
+            "name a HiCache tier without l3",
         )
     keyed = _KEYED[store.backend]
     splits = (
         (sglang.pipeline(engine.line) > 1, keyed.stages, "pipeline stages", "use tensor parallelism alone"),
         (sglang.sliced(engine.line), keyed.slices, "slices of context parallelism", "remove it"),
     )
-    for used, since, what, fix in splits:
-        if used and (since is None or version < since):
-            newer = f"take {versions.show(since)} or newer, or " if since else ""
+    for used, row, what, fix in splits:
+        if used and not (row and row.holds(version)):
+            newer = f"take {versions.show(row.since)} or newer, or " if row else ""
             return Refusal(
                 "RanksNotIsolated",
                 f"{shown} keys all {what} alike in {store.backend}, so answers could be wrong; {newer}{fix}",

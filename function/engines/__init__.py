@@ -4,33 +4,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from function import kube
-from function.engines import kv_transfer
+from function.engines import kv_transfer, table, versions
 from function.engines.args import CommandLine
 from function.engines.identity import Identity
 from function.engines.kind import Kind
-from function.engines.versions import VLLM, SGLang, Version
+from function.engines.versions import Bundled, Version
 
 
 @dataclass(frozen=True)
 class Engine:
     """What a backend sees of an engine when it decides how to attach it.
 
-    `ranks` is TP x PP x DP, the processes in one pod. `support` is the version table's row, None for a version that is
-    unknown or too old. `lmcache` is the LMCache in the image, None where unknown. `line` is its command line.
-    `role` is Prefill or Decode where the user has split the work. `env` are its own variables, None for a value that
-    is not in the spec, and `settings` those, by name, that may
-    change how it lays KV out. An engine of several `pods` has its `ranks` in each of them. `devices` are what its own
-    claims ask for, by DeviceClass, and `pool` its nodes', where they are known; no patch depends on them.
+    `ranks` is TP x PP x DP, the processes in one pod. `version` is None where it is unknown. `line` is its command
+    line. `role` is Prefill or Decode where the user has split the work. `env` are its own variables, None for a value
+    that is not in the spec, and `settings` those, by name, that may change how it lays KV out. An engine of several
+    `pods` has its `ranks` in each of them. `devices` are what its own claims ask for, by DeviceClass, and `pool` its
+    nodes', where they are known; no patch depends on them.
     """
 
     kind: Kind
     image: str
     version: Version | None
-    support: VLLM | SGLang | None
     identity: Identity
     ranks: int
     dra: bool
-    lmcache: Version | None
     line: CommandLine
     role: str | None = None
     settings: tuple[tuple[str, str | None], ...] = ()
@@ -54,6 +51,15 @@ class Engine:
         """Everything that a backend may decide by, as JSON can hold it."""
         asked = [self.kind.name, self.image, self.version, self.identity.value, self.role]
         return [*asked, self.line.written, dict(self.env), self.dra, self.ranks, self.pods]
+
+    def bundled(self, library: str) -> Bundled:
+        """What its image is known to hold of a library."""
+        return versions.bundled(self.image, library)
+
+    @property
+    def lmcache(self) -> Version | None:
+        """The LMCache in its image, None where unknown."""
+        return self.bundled(table.LMCACHE).version
 
     @property
     def keyspace(self) -> str:

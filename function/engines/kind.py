@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from function.engines.args import CommandLine
-from function.engines.versions import VLLM, SGLang, Version
+from function.engines.table import Row
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Kind:
     adapters; `source_env` are variables that change what a model's name means. Variables that begin with `prefix` may
     change how KV is laid out, but `harmless_env`. `ranks` counts the processes, and so the GPUs, of each of so many
     pods, `spans` says whether one replica's are in several of them, and `layout` says how KV is split among them, which
-    a store's keys may leave out. `support` finds the version table's row, None for a version before `oldest`.
+    a store's keys may leave out. `attached` is the version table's row for what is attached at all.
     `example` is a version for messages.
     """
 
@@ -39,6 +39,5 @@ class Kind:
     ranks: Callable[[CommandLine, int], int]
     spans: Callable[[CommandLine, int], bool]
     layout: Callable[[CommandLine], Sequence[int]]
-    support: Callable[[Version], VLLM | SGLang | None]
-    oldest: Version
+    attached: Row
     example: str

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from function import kube
+from function.engines import table
 from function.engines.args import means
 from function.engines.versions import Version, show
 
@@ -20,13 +21,12 @@ MULTI = "MultiConnector"
 # They move KV between engines and keep none, so that a cache goes beside them; every other one is a cache, or unknown.
 TRANSPORTS = frozenset({"NixlConnector", "NixlPullConnector", "NixlPushConnector", "MooncakeConnector"})
 
-# From which vLLM on a cache may go beside a transport in a MultiConnector. Before 0.26.0 that told no blocks to those
-# that load nothing, so LMCache's stored wrong ones (vLLM #46865). LMCacheConnectorV1 has no row: nobody has shown it to
-# work (vLLM #20609).
-BESIDE: Mapping[str, Version] = {
-    "LMCacheMPConnector": (0, 26, 0),
-    "OffloadingConnector": (0, 22, 0),
-    "MooncakeStoreConnector": (0, 22, 0),
+# From which vLLM on a cache may go beside a transport. LMCacheConnectorV1 has no row: nobody has shown it to work there
+# (vLLM #20609).
+BESIDE: Mapping[str, table.Row] = {
+    "LMCacheMPConnector": table.VLLM_MULTI_BLOCKS,
+    "OffloadingConnector": table.VLLM_MULTI_HANDSHAKE,
+    "MooncakeStoreConnector": table.VLLM_MULTI_HANDSHAKE,
 }
 
 # Numbers as people write them: thousands in small letters, powers of two in capitals (vllm: utils/argparse_utils.py).
@@ -120,8 +120,8 @@ def conflict(own: Own | None, ours: Mapping[str, Any] | None = None, version: Ve
     if name in TRANSPORTS:
         return f"names {', '.join(names)}, and the tier would add {name}, which does the same"
     since = BESIDE.get(name)
-    if since is None or (version and version < since):
-        newer = f"from vLLM {show(since)} on" if since else "in no version that is known to work"
+    if since is None or (version and not since.holds(version)):
+        newer = f"from vLLM {show(since.since)} on" if since else "in no version that is known to work"
         return f"names {', '.join(names)}, beside which the tier's {name} can be used {newer}"
     return ""
 

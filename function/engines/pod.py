@@ -52,11 +52,9 @@ def view(kind: Kind, container: kube.Manifest, said: Said) -> Engine:
         kind=kind,
         image=image,
         version=version,
-        support=kind.support(version) if version else None,
         identity=identity.derive(kind, line, env, image=image, owner=said.owner, vouched=said.identity),
         ranks=kind.ranks(line, pods),
         dra=bool(container.get("resources", {}).get("claims")),
-        lmcache=versions.lmcache_of_image(image),
         line=line,
         role=said.role,
         settings=tuple(

@@ -3,7 +3,7 @@
 Its parser takes any prefix of an option's name that no other option begins with; `--tp` and `--dp` are no more.
 """
 
-from function.engines import versions
+from function.engines import table
 from function.engines.args import CommandLine
 from function.engines.kind import Kind
 
@@ -100,7 +100,6 @@ KIND = Kind(
     ranks=ranks,
     spans=spans,
     layout=layout,
-    support=versions.sglang,
-    oldest=versions.SGLANG_TABLE[0].since,
+    attached=table.SGLANG_HICACHE,
     example="0.5.23",
 )

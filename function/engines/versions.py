@@ -1,105 +1,48 @@
-"""One table of who speaks what: which vLLM has which connector, and which LMCache may be beside it.
+"""Versions: how they are read from what users write, and what engine/table.py says of them.
 
-A version is a triple. A tag without a patch number means the lowest; what is not in the table is not attached.
+A tag without a patch number means the lowest; what is not in the table is not attached.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-Version = tuple[int, int, int]
+from function.engines import table
+
+Version: TypeAlias = table.Version
 
 _NUMBER = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?(?:\.?post\d+)?(?:[-+_].*)?")
 _UNRELEASED = re.compile(r"(?:[-._+]|\d)(?:rc|dev|nightly|alpha|beta)\d*(?:$|[-._+])")
 
 
 @dataclass(frozen=True)
-class VLLM:
-    """What holds from one vLLM version on, up to the next row."""
+class Bundled:
+    """What is known of a library in an image: whether it is there, and between which versions.
 
-    since: Version
-    multiprocess: bool  # speaks LMCacheMPConnector through kv_connector_module_path
-    oldest_lmcache: (
-        Version  # the oldest LMCache that works beside it: what we may rely on in an image we cannot look into
-    )
-    source: str
+    `holds` is None where nobody knows.
+    """
 
+    holds: bool | None = None
+    oldest: Version | None = None
+    newest: Version | None = None
 
-# Read in the released wheels; docs/facts.md names files and lines.
-VLLM_TABLE: tuple[VLLM, ...] = (
-    VLLM(
-        since=(0, 11, 0),
-        multiprocess=False,
-        oldest_lmcache=(0, 3, 7),
-        source="wheel 0.11.0: factory.py registers LMCacheConnectorV1, no LMCacheMPConnector",
-    ),
-    VLLM(
-        since=(0, 20, 2),
-        multiprocess=False,
-        oldest_lmcache=(0, 4, 5),
-        source="wheels 0.20.2 and 0.21.0: lmcache 0.5.6's multiprocess connector does not import (no KVCacheSpecKind)",
-    ),
-    VLLM(
-        since=(0, 22, 0),
-        multiprocess=True,
-        oldest_lmcache=(0, 4, 5),
-        source="wheels 0.22.0 to 0.33.0: every name that lmcache 0.5.6's connector imports is there, and so is "
-        "kv_load_failure_policy",
-    ),
-)
+    @property
+    def version(self) -> Version | None:
+        """The library's version, where it is known."""
+        return self.oldest if self.oldest == self.newest else None
 
-# vLLM's other connectors, each from the version whose wheel first has what is meant; docs/facts.md names the files.
-# 0.21.0 has MooncakeStoreConnector too, but neither mode standalone-store nor an error for a block that failed to load.
-VLLM_MOONCAKE: Version = (0, 22, 0)
-VLLM_CACHE_PREFIX: Version = (0, 24, 0)  # MooncakeStoreConnector keys begin with a prefix that we give
-VLLM_TIER_FS: Version = (0, 22, 0)  # OffloadingConnector's TieringOffloadingSpec with a folder
-VLLM_TIER_OBJ: Version = (0, 26, 0)  # with a bucket, whose credentials come from the environment; before, from the args
-# Before, data-parallel replicas of a pod map one file in /dev/shm, each for itself.
-VLLM_TIER_REPLICAS: Version = (0, 26, 0)
-VLLM_LORA_HASHED: Version = (0, 31, 0)  # an adapter's name and path are in its blocks' hashes; before, its name at most
-VLLM_HANDSHAKE: Version = (0, 13, 0)  # NixlConnector compares model, dtype and version before it reads
-VLLM_LEASE: Version = (0, 22, 0)  # NixlConnector's kv_lease_duration, instead of an environment variable
-VLLM_CHECKS_ALLOCATOR: Version = (0, 21, 0)  # refuses expandable segments beside any connector
-VLLM_CUMEM: Version = (0, 22, 0)  # has --enable-cumem-allocator, by which it takes them; before, sleep mode alone
-VLLM_NIXL_WAKES: Version = (0, 33, 0)  # NixlConnector registers KV anew after a sleep
-VLLM_HYBRID_ASKED: Version = (0, 13, 0)  # keeps the hybrid KV cache manager that is asked for; before, turns it off
-VLLM_NIXL_HYBRID: Version = (0, 18, 0)  # NixlConnector goes with it
+    @property
+    def shown(self) -> str:
+        """The version, or between which it is, as people read it."""
+        if self.version:
+            return show(self.version)
+        bounds = (("or newer", self.oldest), ("at most", self.newest))
+        return ", ".join(f"{show(bound)} {word}" for word, bound in bounds if bound)
 
-
-@dataclass(frozen=True)
-class SGLang:
-    """What holds from one SGLang version on, up to the next row."""
-
-    since: Version
-    lora_keyed: bool  # pages of an adapter have other keys in L3 than its base model's
-    source: str
-
-
-SGLANG_TABLE: tuple[SGLang, ...] = (
-    SGLang(
-        since=(0, 5, 5),
-        lora_keyed=False,
-        source="wheel 0.5.5: hicache-storage-backend mooncake, nixl and file; extra_backend_tag in mooncake's keys; L3 "
-        "page hashes ignore extra_key",
-    ),
-    SGLang(
-        since=(0, 5, 20),
-        lora_keyed=True,
-        source="wheel 0.5.20: mem_cache/utils.py seeds page hashes by extra_key",
-    ),
-)
-
-# SGLang's hierarchical cache, each from the version whose wheel first has what is meant.
-SGLANG_FA3_KERNEL: Version = (0, 5, 14)  # FlashAttention 3 decodes beside hicache-io-backend kernel
-SGLANG_FILE_BOUND: Version = (0, 5, 14)  # hicache-storage-backend file evicts, instead of filling its volume
-# hicache-storage-backend nixl closes its files and gives each transfer a number of its own; before 0.5.13 it does
-# neither, and from 0.5.15 to 0.5.19 two transfers may mean each other's files.
-SGLANG_NIXL: Version = (0, 5, 20)
-SGLANG_CGROUP: Version = (0, 5, 21)  # looks at its container's limit before it takes host memory; before, at the node's
-
-# LMCache lines that decide how its remote is given; read in the wheels of 0.3.7, 0.3.9.post2, 0.3.11, 0.4.5 and 0.5.6.
-LMCACHE_RESP: Version = (0, 4, 5)  # resp:// with credentials from env; before it, redis:// with the password in the URL
-LMCACHE_CLUSTER: Version = (0, 3, 9)  # redis-cluster://; before it, the whole URL goes into a warning
-LMCACHE_MULTIPROCESS: Version = (0, 5, 6)  # isolated clients recover from a restart of their agent (LMCache #5168)
+    def fits(self, needed: Version) -> bool:
+        """Whether the image is known to hold the library, of this version or newer."""
+        return bool(self.holds and self.oldest and self.oldest >= needed)
 
 
 def show(version: Version) -> str:
@@ -138,24 +81,59 @@ def of_engine(version: str | None, image: str, word: str) -> Version | None:
     return found if found and found[0] == 0 else None
 
 
-def vllm(version: Version) -> VLLM | None:
-    """Find the row that holds for a vLLM version; None for one older than the table."""
-    rows = [row for row in VLLM_TABLE if row.since <= version]
-    return rows[-1] if rows else None
+def oldest_lmcache(vllm: Version) -> table.Beside:
+    """Find what LMCache may be relied on beside a vLLM that is attached, in an image that nobody has looked into."""
+    return [beside for beside in table.OLDEST_LMCACHE if beside.since <= vllm][-1]
 
 
-def sglang(version: Version) -> SGLang | None:
-    """Find the row that holds for an SGLang version; None for one older than the table."""
-    rows = [row for row in SGLANG_TABLE if row.since <= version]
-    return rows[-1] if rows else None
+def bundled(image: str, library: str) -> Bundled:
+    """Tell what an engine's image holds of a library, by its repository and tag.
 
-
-def first_multiprocess() -> VLLM:
-    """Give the first row that speaks to agents."""
-    return next(row for row in VLLM_TABLE if row.multiprocess)
-
-
-def lmcache_of_image(image: str) -> Version | None:
-    """Tell the LMCache in an engine's image; None where unknown. Only LMCache's own images say it in their tag."""
+    Mirrors keep the last two words of a repository. In LMCache's own images, the tag is LMCache's version.
+    """
     repository, _, tag = image.partition("@")[0].rpartition(":")
-    return parse(tag) if "lmcache" in repository.split("/") and "/" not in tag else None
+    if "/" in tag:
+        repository, tag = image.partition("@")[0], ""
+    parts, version = repository.split("/"), parse(tag)
+    if library == table.LMCACHE and "lmcache" in parts:
+        return exactly(version)
+    name = "/".join(parts[-2:])
+    rows = [
+        row
+        for row in table.IMAGES
+        if version and (row.repository, row.library) == (name, library) and row.since <= version < row.until
+    ]
+    words = re.split(r"[-_+]", tag)
+    exact = [row for row in rows if row.flavour in words]
+    for row in exact or [row for row in rows if not row.flavour]:
+        return Bundled(row.holds, row.oldest, row.newest)
+    return Bundled()
+
+
+def agent(image: str, library: str) -> Bundled:
+    """Tell the version of a library that an agent's image runs: as the table knows the image, else by its tag."""
+    known = bundled(image, library)
+    if known.holds is not None:
+        return known
+    tag = image.partition("@")[0].rpartition(":")[2]
+    return exactly(None if "/" in tag else parse(tag))
+
+
+def exactly(version: Sequence[int] | None) -> Bundled:
+    """Write a version as what an image holds; None for one that nobody knows."""
+    known = (version[0], version[1], version[2]) if version else None
+    return Bundled(holds=True, oldest=known, newest=known)
+
+
+def lockstep(library: str) -> table.Lockstep:
+    """Find what agents and engines must have in common."""
+    return next(rule for rule in table.LOCKSTEPS if rule.library == library)
+
+
+def apart(library: str, one: Bundled, other: Bundled) -> bool:
+    """Whether an agent's and an engine's library are known not to go together."""
+    n = lockstep(library).numbers
+    return any(
+        older.newest is not None and newer.oldest is not None and older.newest[:n] < newer.oldest[:n]
+        for older, newer in ((one, other), (other, one))
+    )

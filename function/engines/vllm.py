@@ -1,6 +1,6 @@
 """vLLM: how it is started, reached, and read."""
 
-from function.engines import versions
+from function.engines import table
 from function.engines.args import CommandLine
 from function.engines.kind import Kind
 
@@ -90,7 +90,6 @@ KIND = Kind(
     ranks=ranks,
     spans=spans,
     layout=layout,
-    support=versions.vllm,
-    oldest=versions.VLLM_TABLE[0].since,
+    attached=table.VLLM_IN_PROCESS,
     example="0.33.0",
 )

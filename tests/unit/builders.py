@@ -18,7 +18,8 @@ MODEL = "Qwen/Qwen3-32B"
 INSTANCE = "kvtier-modelplane-system-shared-5d78e"
 OLD = "vllm/vllm-openai:v0.11.0"  # speaks to no agent; its LMCache may be 0.3.7
 MIDDLE = "vllm/vllm-openai:v0.20.2"  # speaks to no agent; its LMCache is 0.4.5 or newer
-NEW = "vllm/vllm-openai:v0.33.0"  # speaks to agents
+NEW = "vllm/vllm-openai:v0.33.0"  # speaks to agents; its LMCache is 0.5.6 or newer
+UNSEEN = "team/vllm:v0.33.0"  # speaks to agents; nobody knows what it holds
 
 EIGHT_GPUS = Site(gpus_per_node=8)
 

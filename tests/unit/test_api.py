@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from function import api
+from function.api import annotations
 from function.api.cluster import ClusterSpec
 from function.api.deployment import DeploymentSpec
 from function.api.tier import TierSpec
@@ -995,7 +996,8 @@ def patterns(schema: Any) -> set[str]:
 
 
 def test_every_pattern_is_said_in_words() -> None:
-    assert set().union(*(patterns(model.model_json_schema()) for model in XRDS)) == set(api.FORMS)
+    read = [*XRDS, annotations.Written]
+    assert set().union(*(patterns(model.model_json_schema()) for model in read)) == set(api.FORMS)
 
 
 @pytest.mark.parametrize("mode", ["InProcess"])

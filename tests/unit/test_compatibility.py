@@ -43,7 +43,8 @@ def engine(
     pods: int = 1,
 ) -> Engine:
     """See an engine with a vouched identity, a role, and these words and variables, in so many pods."""
-    image = {"vLLM": "vllm/vllm-openai", "SGLang": "lmsysorg/sglang"}[kind]
+    # Of which nobody knows what libraries they hold.
+    image = {"vLLM": "registry.example/team/vllm", "SGLang": "registry.example/team/sglang"}[kind]
     variables: list[Manifest] = [{"name": name, "value": value} for name, value in (env or {}).items()]
     if secret:
         variables.append({"name": secret, "valueFrom": {"configMapKeyRef": {"name": "torch", "key": "conf"}}})

@@ -310,7 +310,10 @@ def running(tier: Tier) -> Running:
     return Running(
         templates.pop(AGENTS, None),
         templates,
-        [replace(patch, notices=()).to_json() if isinstance(patch, EnginePatch) else None for patch in patches],
+        [
+            replace(patch, notices=(), release=()).to_json() if isinstance(patch, EnginePatch) else None
+            for patch in patches
+        ],
     )
 
 

@@ -21,6 +21,7 @@ from tests.unit.builders import (
     MODEL,
     NEW,
     OLD,
+    UNSEEN,
     attach,
     credential,
     engine,
@@ -719,11 +720,12 @@ MP, V1 = "LMCacheMPConnector", "LMCacheConnectorV1"
 ATTACHMENTS: list[tuple[str, str, list[str], Manifest, str, dict[str, str]]] = [
     # An engine that speaks to an agent, with a model that the string says all of.
     ("Auto", LMCACHE_NEW, [], {"version": "0.33.0"}, MP, {}),
-    ("Auto", NEW, [], {}, MP, {"EngineImageUnverified": "LMCacheUnknown"}),
-    ("Auto", "vllm/vllm-openai:v0.24.0", [], {}, MP, {"EngineImageUnverified": "LMCacheUnknown"}),
+    ("Auto", NEW, [], {}, MP, {}),
+    ("Auto", UNSEEN, [], {}, MP, {"EngineImageUnverified": "LMCacheUnknown"}),
     ("Multiprocess", LMCACHE_NEW, [], {"version": "0.33.0"}, MP, {}),
     ("InProcess", LMCACHE_NEW, [], {"version": "0.33.0"}, V1, {}),
-    ("InProcess", NEW, [], {}, V1, {"EngineImageUnverified": "LMCacheUnknown"}),
+    ("InProcess", NEW, [], {}, V1, {}),
+    ("InProcess", UNSEEN, [], {}, V1, {"EngineImageUnverified": "LMCacheUnknown"}),
     # An engine that is too old for an agent.
     ("Auto", LMCACHE_OLD, [], {"version": "0.11.0"}, V1, {"TierUnusedByEngine": "EngineTooOld"}),
     (
@@ -740,6 +742,18 @@ ATTACHMENTS: list[tuple[str, str, list[str], Manifest, str, dict[str, str]]] = [
     # An image whose LMCache is too old for an agent.
     ("Auto", LMCACHE_MIDDLE, [], {"version": "0.24.0"}, V1, {"TierUnusedByEngine": "LMCacheTooOld"}),
     ("Multiprocess", LMCACHE_MIDDLE, [], {"version": "0.24.0"}, "LMCacheTooOld", {}),
+    (
+        "Auto",
+        "vllm/vllm-openai:v0.24.0",
+        [],
+        {},
+        V1,
+        {"EngineImageUnverified": "LMCacheUnknown", "TierUnusedByEngine": "LMCacheTooOld"},
+    ),
+    ("Multiprocess", "vllm/vllm-openai:v0.33.0-cu129", [], {}, MP, {}),
+    ("Multiprocess", "vllm/vllm-openai:v0.32.0-cu129", [], {}, "LMCacheTooOld", {}),
+    # Whether it is new enough for an agent is not known.
+    ("Auto", "vllm/vllm-openai:v0.32.0", [], {}, MP, {"EngineImageUnverified": "LMCacheUnknown"}),
     ("InProcess", LMCACHE_MIDDLE, [], {"version": "0.24.0"}, V1, {}),
     # A model that the string does not say all of.
     (
@@ -890,15 +904,35 @@ def test_an_engine_whose_lmcache_is_not_known_is_told_what_it_needs() -> None:
         return found.message
 
     for image, mode, version in [
-        (NEW, "Auto", "0.5.6"),
-        (NEW, "InProcess", "0.4.5"),
-        (MIDDLE, "InProcess", "0.4.5"),
+        (UNSEEN, "Auto", "0.5.6"),
+        (UNSEEN, "InProcess", "0.4.5"),
         (OLD, "InProcess", "0.3.7"),
     ]:
         assert needed(image, mode) == (
-            f"whether image '{image}' holds LMCache, {version} or newer, is not known; without it the engine fails at "
-            "start. lmcache/vllm-openai images hold it"
+            f"whether image '{image}' holds LMCache {version} or newer, is not known; without it the engine fails at "
+            "start. lmcache/vllm-openai images hold the LMCache of their tag"
         )
+    assert needed(MIDDLE, "InProcess") == (
+        f"image '{MIDDLE}' holds LMCache, but whether it is LMCache 0.4.5 or newer, is not known. "
+        "lmcache/vllm-openai images hold the LMCache of their tag"
+    )
+
+
+@pytest.mark.parametrize("mode", ["Auto", "Multiprocess"])
+def test_an_engine_and_an_agent_that_are_not_of_one_release_are_kept_apart(mode: str) -> None:
+    spec = tier({"mode": mode}, images={"lmcache": "lmcache/standalone:v0.5.7"})
+    refusal = refuse(spec, engine(image=LMCACHE_NEW, version="0.33.0"))
+    assert refusal.reason == "VersionSkew"
+    for word in ("LMCache 0.5.7", "holds 0.5.6", "of one release", "spec.images.lmcache", LMCACHE_NEW):
+        assert word in refusal.message
+
+
+def test_what_an_agent_runs_is_told_by_its_image_or_not_at_all() -> None:
+    own = engine(image=LMCACHE_NEW, version="0.33.0")
+    for image in ("team/agent:v0.5.6", "team/agent:build-7", "lmcache/standalone@sha256:" + "0" * 64):
+        assert attach(tier({"mode": "Multiprocess"}, images={"lmcache": image}), own).connector == MP
+    # In process there is no agent to differ from.
+    assert attach(tier(IN_PROCESS, images={"lmcache": "lmcache/standalone:v0.5.7"}), own).connector == V1
 
 
 # --- attach: the patches ------------------------------------------------------------------------------------------
@@ -1082,13 +1116,13 @@ REMOTES: dict[str, tuple[Manifest, str, Manifest, str]] = {
     "credentials, in process, old": ({**IN_PROCESS, "remote": redis(secretRef=SECRET)}, OLD, URL, ""),
     "credentials, the newest LMCache that reads no resp": (
         {"remote": redis(secretRef=SECRET)},
-        "lmcache/vllm-openai:v0.4.4",
+        "lmcache/vllm-openai:v0.4.2",
         URL,
         "",
     ),
     "credentials, the oldest LMCache that reads resp": (
         {"remote": redis(secretRef=SECRET)},
-        "lmcache/vllm-openai:v0.4.5",
+        "lmcache/vllm-openai:v0.4.3",
         RESP,
         "",
     ),
@@ -1411,7 +1445,7 @@ def test_a_latch_holds_no_password() -> None:
 HOLDS: dict[str, tuple[Manifest, list[str], Manifest]] = {
     "its engine": ({}, [], {}),
     "its engine in another image": ({}, [], {"image": "vllm/vllm-openai:v0.32.0"}),
-    "its engine in the oldest version that speaks to agents": ({}, [], {"image": "vllm/vllm-openai:v0.22.0"}),
+    "its engine in the oldest version that speaks to agents": ({}, [], {"image": "team/vllm:v0.22.0"}),
     "its engine in a version that is not known": ({}, [], {"image": "vllm/vllm-openai:latest"}),
     "its engine with a flag that changes no KV": ({}, ["-tp=2", "--enforce-eager"], {}),
     "its engine with a variable": ({}, [], {"env": [{"name": "LMCACHE_LOG_LEVEL", "value": "DEBUG"}]}),
@@ -1425,6 +1459,12 @@ HOLDS: dict[str, tuple[Manifest, list[str], Manifest]] = {
 
 DOES_NOT_HOLD: dict[str, tuple[Manifest, list[str], Manifest]] = {
     "a version without its connector": ({}, [], {"image": "vllm/vllm-openai:v0.21.0"}),
+    "an image whose LMCache is older than its agent's": ({}, [], {"image": "vllm/vllm-openai:v0.24.0"}),
+    "an image whose LMCache is newer than its agent's": (
+        {},
+        [],
+        {"image": "lmcache/vllm-openai:v0.5.7", "version": "0.33.0"},
+    ),
     "a version without any connector": (IN_PROCESS, [], {"image": "vllm/vllm-openai:v0.10.2"}),
     "another identity": ({}, ["--quantization=fp8"], {}),
     "another identity in process": (IN_PROCESS, ["--quantization=fp8"], {}),

@@ -110,8 +110,8 @@ def engine(*args: str, image: str = "vllm/vllm-openai:v0.33.0", **fields: Any) -
     return pod.read(api.parse(EngineSpec, written), namespace="ml", name="chat")[0]
 
 
-def sglang(*args: str, version: str = "0.5.23") -> Engine:
-    return engine(*args, image=f"lmsysorg/sglang:v{version}")
+def sglang(*args: str, version: str = "0.5.23", repository: str = "lmsysorg/sglang") -> Engine:
+    return engine(*args, image=f"{repository}:v{version}")
 
 
 def attach(to: Tier, which: Engine) -> EnginePatch:
@@ -570,7 +570,7 @@ def test_an_engine_whose_version_nobody_knows_is_refused() -> None:
 
 @pytest.mark.parametrize(("version", "prefixed"), [("0.22.0", False), ("0.23.0", False), ("0.24.0", True)])
 def test_keys_have_a_prefix_where_vllm_knows_one_and_a_seed_always(version: str, prefixed: bool) -> None:
-    patch = attach(tier_of(), engine(image=f"vllm/vllm-openai:v{version}"))
+    patch = attach(tier_of(), engine(image=f"team/vllm:v{version}"))
     assert ("cache_prefix" in transfer_config(patch)["kv_connector_extra_config"]) is prefixed
     assert shown(patch.env)["PYTHONHASHSEED"]
     # Kept for an engine of this version or newer only.
@@ -587,7 +587,7 @@ def _keys(which: Engine) -> tuple[str, ...]:
     return prefix, shown(patch.env)["PYTHONHASHSEED"]
 
 
-OLD_VLLM, OLD_SGLANG = "vllm/vllm-openai:v0.22.0", "lmsysorg/sglang:v0.5.5"
+OLD_VLLM, OLD_SGLANG = "team/vllm:v0.22.0", "team/sglang:v0.5.5"
 
 
 @pytest.mark.parametrize("image", [OLD_VLLM, "vllm/vllm-openai:v0.33.0", OLD_SGLANG, "lmsysorg/sglang:v0.5.23"])
@@ -633,7 +633,7 @@ def test_adapters_are_attached_where_keys_tell_them_apart(image: str, attached: 
 
 @pytest.mark.parametrize("version", ["0.5.5", "0.5.23"])
 def test_an_sglang_engine_is_a_pure_client(version: str) -> None:
-    patch = attach(tier_of(), sglang(version=version))
+    patch = attach(tier_of(), sglang(version=version, repository="team/sglang"))
     *args, extra = patch.args
     assert args == [
         "--enable-hierarchical-cache",
@@ -689,11 +689,42 @@ def test_an_engine_does_not_restart_for_what_only_agents_read(change: Manifest) 
         assert attach(tier_of(change), which) == attach(tier_of(), which)
 
 
-def test_the_image_of_an_engine_is_not_looked_into() -> None:
-    for which in (engine(), sglang()):
+def test_an_image_that_nobody_has_looked_into_is_warned_of() -> None:
+    for which in (engine(), engine(image="team/vllm:v0.33.0"), sglang(repository="team/sglang")):
         (notice,) = attach(tier_of(), which).notices
         assert (notice.type, notice.reason) == ("EngineImageUnverified", "MooncakeUnknown")
         assert which.image in notice.message
+    assert not attach(tier_of(), sglang()).notices
+
+
+@pytest.mark.parametrize(
+    ("which", "image", "held"),
+    [
+        (engine(image="vllm/vllm-openai:v0.24.0"), {}, "0.3.10"),
+        (sglang(version="0.5.16"), {}, "0.3.11"),
+        (sglang(), {"mooncake": "team/mooncake:0.3.12"}, "0.3.13"),
+        (engine(), {"mooncake": "team/mooncake:0.3.11.post1"}, "0.3.12 or newer"),
+    ],
+)
+def test_an_engine_that_is_not_of_its_masters_release_is_refused(which: Engine, image: Manifest, held: str) -> None:
+    refusal = refuse(tier_of(images=image), which)
+    assert refusal.reason == "VersionSkew"
+    master = image.get("mooncake", "0.3.13").rpartition(":")[2].removesuffix(".post1")
+    for words in (f"agents run Mooncake {master}", f"holds {held}", f"take an engine image with Mooncake {master}"):
+        assert words in refusal.message
+    # Nobody is sent to agents that this function cannot run.
+    assert ("spec.images.mooncake" in refusal.message) is (held in ("0.3.13", "0.3.12 or newer"))
+
+
+def test_an_engine_of_its_masters_release_is_attached_and_so_is_one_of_a_release_that_nobody_knows() -> None:
+    assert not attach(tier_of(images={"mooncake": "team/mooncake:0.3.13"}), sglang()).notices
+    assert attach(tier_of(images={"mooncake": "team/mooncake:build-7"}), engine(image="vllm/vllm-openai:v0.24.0"))
+
+
+def test_an_image_that_is_known_to_hold_no_mooncake_is_refused() -> None:
+    refusal = refuse(tier_of(), engine(image="lmcache/vllm-openai:v0.5.6", version="0.33.0"))
+    assert refusal.reason == "LibraryMissing"
+    assert "lmcache/vllm-openai:v0.5.6" in refusal.message
 
 
 def test_a_patch_survives_its_latch() -> None:

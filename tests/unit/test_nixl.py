@@ -29,7 +29,7 @@ from function.backends.base import (
 from function.backends.hierarchy import Store
 from function.backends.nixl import Nixl
 from function.backends.nixl.files import CLEAN
-from function.engines import Engine, pod
+from function.engines import Engine, pod, table
 from function.kube import Manifest
 from tests.unit.builders import INSTANCE, MODEL, attach, credential, env, part, plan, refuse
 
@@ -120,7 +120,7 @@ class TestVLLMStorage:
         ]
         assert env(patch) == {"PYTHONHASHSEED": subject.identity.seed}
         assert patch.mounts == ()
-        assert [(n.type, n.reason) for n in patch.notices] == [("EngineImageUnverified", "NixlUnknown")]
+        assert not patch.notices
 
     def test_another_store_than_amazons_is_reached_as_its_endpoint_says(self) -> None:
         (behind,) = config(attach(storing(obj=OBJ), engine()))["kv_connector_extra_config"]["secondary_tiers"]
@@ -330,7 +330,7 @@ class TestP2P:
             {"name": "VLLM_NIXL_SIDE_CHANNEL_PORT", "value": "5600"},
         ]
         assert patch.ports == [{"name": "kv-side-0", "containerPort": 5600}]
-        assert [n.reason for n in patch.notices] == ["NixlUnknown"]
+        assert not patch.notices
         assert patch.mounts == ()
 
     def test_an_attachment_is_for_its_role(self) -> None:
@@ -414,6 +414,38 @@ class TestP2P:
         assert [n.type for n in plan(to).notices] == ["HostNetworkUnprotected"]
         assert attach(to, engine(role="Decode")).host_network
         assert plan(moving()).notices == []
+
+
+class TestImages:
+    @pytest.mark.parametrize(
+        ("to", "which"),
+        [
+            (storing(obj=OBJ), engine(image="team/vllm:v0.33.0")),
+            (storing(), engine(image="team/sglang:v0.5.23")),
+            (moving(), engine(image="team/vllm:v0.33.0", role="Prefill")),
+        ],
+    )
+    def test_an_image_that_nobody_has_looked_into_is_warned_of(self, to: Tier, which: Engine) -> None:
+        assert ("EngineImageUnverified", "NixlUnknown") in [(n.type, n.reason) for n in attach(to, which).notices]
+
+    @pytest.mark.parametrize(
+        ("to", "which"),
+        [(storing(obj=OBJ), engine()), (storing(), engine(image=SGLANG)), (moving(), engine(role="Decode"))],
+    )
+    def test_an_image_that_is_known_to_hold_no_nixl_is_refused(
+        self, monkeypatch: pytest.MonkeyPatch, to: Tier, which: Engine
+    ) -> None:
+        without = tuple(
+            table.Image(repository, (0, 5, 0), (1, 0, 0), table.NIXL, holds=False, source="made up")
+            for repository in ("vllm/vllm-openai", "lmsysorg/sglang")
+        )
+        monkeypatch.setattr(table, "IMAGES", without)
+        refusal = refuse(to, which)
+        assert refusal.reason == "LibraryMissing"
+        assert which.image in refusal.message
+
+    def test_files_of_vllm_need_none(self) -> None:
+        assert not attach(storing(), engine(image="team/vllm:v0.33.0")).notices
 
 
 class TestPlan:

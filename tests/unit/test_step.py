@@ -437,7 +437,7 @@ def test_prefill_and_decode_engines_keep_their_transport_and_get_the_cache_behin
 
 
 def test_a_version_that_stores_wrong_blocks_beside_a_transport_keeps_its_own_wiring() -> None:
-    before = split("vllm/vllm-openai:v0.23.0")
+    before = split("registry.example/team/vllm:v0.23.0")
     rendered = Step(before, replica("prefill", "decode"), **FORCED).render()
     assert state(rendered, TIER_ATTACHED) == ("False", "UserConfigured")
     assert "0.26.0" in rendered.condition(TIER_ATTACHED)["message"]

@@ -1,15 +1,11 @@
 """A version is believed where it is certain, and not guessed at where it is not."""
 
-import itertools
-
 import pytest
 
+from function import releases
 from function.engines import versions
-from function.engines.versions import Version
-
-V0_11: Version = (0, 11, 0)
-V0_20: Version = (0, 20, 2)
-V0_22: Version = (0, 22, 0)
+from function.engines.table import LMCACHE, MOONCAKE, NIXL
+from function.engines.versions import Bundled, Version
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
@@ -108,68 +104,117 @@ def test_what_the_user_says_wins_over_the_tag(said: str, image: str, version: Ve
     assert versions.of_engine(said, image, "vllm") == version
 
 
-LMCACHE_IMAGES: dict[str, Version | None] = {
-    "lmcache/vllm-openai:v0.5.6": (0, 5, 6),
-    "lmcache/vllm-openai:v0.5.6-cu129": (0, 5, 6),
-    "lmcache/standalone:v0.5.6": (0, 5, 6),
-    "docker.io/lmcache/vllm-openai:v0.3.9.post2": (0, 3, 9),
-    "lmcache/vllm-openai:v0.3.9post2": (0, 3, 9),
-    "host:5000/lmcache/vllm-openai:v0.4.5": (0, 4, 5),
-    f"lmcache/vllm-openai:v0.5.6@{DIGEST}": (0, 5, 6),
-    f"lmcache/vllm-openai@{DIGEST}": None,
-    "lmcache/vllm-openai": None,
-    "host:5000/lmcache/vllm-openai": None,
-    "lmcache/vllm-openai:latest": None,
-    "lmcache/vllm-openai:v0.5.6rc1": None,
-    "vllm/vllm-openai:v0.5.6": None,
-    "company/not-lmcache:v0.5.6": None,
-    "lmcache:v0.5.6": (0, 5, 6),
+BUNDLED: dict[tuple[str, str], Bundled] = {
+    # In LMCache's own images the tag is LMCache's version.
+    ("lmcache/vllm-openai:v0.5.6", LMCACHE): Bundled(True, (0, 5, 6), (0, 5, 6)),
+    ("lmcache/vllm-openai:v0.5.6-cu129", LMCACHE): Bundled(True, (0, 5, 6), (0, 5, 6)),
+    ("lmcache/standalone:v0.5.6", LMCACHE): Bundled(True, (0, 5, 6), (0, 5, 6)),
+    ("docker.io/lmcache/vllm-openai:v0.3.9.post2", LMCACHE): Bundled(True, (0, 3, 9), (0, 3, 9)),
+    ("lmcache/vllm-openai:v0.3.9post2", LMCACHE): Bundled(True, (0, 3, 9), (0, 3, 9)),
+    ("host:5000/lmcache/vllm-openai:v0.4.5", LMCACHE): Bundled(True, (0, 4, 5), (0, 4, 5)),
+    (f"lmcache/vllm-openai:v0.5.6@{DIGEST}", LMCACHE): Bundled(True, (0, 5, 6), (0, 5, 6)),
+    ("lmcache:v0.5.6", LMCACHE): Bundled(True, (0, 5, 6), (0, 5, 6)),
+    # They hold it without saying which.
+    (f"lmcache/vllm-openai@{DIGEST}", LMCACHE): Bundled(True),
+    ("lmcache/vllm-openai", LMCACHE): Bundled(True),
+    ("host:5000/lmcache/vllm-openai", LMCACHE): Bundled(True),
+    ("lmcache/vllm-openai:latest", LMCACHE): Bundled(True),
+    ("lmcache/vllm-openai:v0.5.6rc1", LMCACHE): Bundled(True),
+    ("lmcache/vllm-openai:v0.5.6", MOONCAKE): Bundled(False),
+    ("lmcache/vllm-openai:v0.5.6-lightweight", MOONCAKE): Bundled(),
+    ("lmcache/vllm-openai:v0.5.5", MOONCAKE): Bundled(),
+    ("lmcache/vllm-openai:v0.5.6", NIXL): Bundled(True),
+    # What others build is theirs.
+    ("vllm/vllm-openai:v0.5.6", LMCACHE): Bundled(),
+    ("company/not-lmcache:v0.5.6", LMCACHE): Bundled(),
+    ("company/vllm-openai:v0.33.0", LMCACHE): Bundled(),
+    ("vllm/vllm-openai-rocm:v0.33.0", LMCACHE): Bundled(),
+    # Sources disagree.
+    ("vllm/vllm-openai:v0.11", LMCACHE): Bundled(),
+    ("vllm/vllm-openai:v0.13.0", NIXL): Bundled(),
+    ("vllm/vllm-openai:v0.14.0", LMCACHE): Bundled(True),
+    ("vllm/vllm-openai:v0.16.0", LMCACHE): Bundled(True, (0, 3, 9)),
+    ("vllm/vllm-openai:v0.14.0", NIXL): Bundled(True),
+    ("vllm/vllm-openai:v0.19.1", LMCACHE): Bundled(True, (0, 4, 3), (0, 4, 3)),
+    ("vllm/vllm-openai:v0.24.0", LMCACHE): Bundled(True, (0, 3, 9), (0, 5, 5)),
+    ("vllm/vllm-openai:v0.32.0", LMCACHE): Bundled(True, (0, 3, 9)),
+    ("vllm/vllm-openai:v0.32.0-cu129", LMCACHE): Bundled(True, (0, 4, 4), (0, 4, 4)),
+    ("vllm/vllm-openai:v0.33.0", LMCACHE): Bundled(True, (0, 5, 6)),
+    ("mirror.example/vllm/vllm-openai:v0.33.0-x86_64-cu129", LMCACHE): Bundled(True, (0, 5, 6), (0, 5, 6)),
+    ("vllm/vllm-openai:v0.34.0", LMCACHE): Bundled(),
+    ("vllm/vllm-openai:latest", LMCACHE): Bundled(),
+    ("vllm/vllm-openai:v0.16.0", MOONCAKE): Bundled(False),
+    ("vllm/vllm-openai:v0.17.0", MOONCAKE): Bundled(True, (0, 3, 8)),
+    ("vllm/vllm-openai:v0.27.1", MOONCAKE): Bundled(True, (0, 3, 10), (0, 3, 10)),
+    ("vllm/vllm-openai:v0.28.0", MOONCAKE): Bundled(True, (0, 3, 12)),
+    ("lmsysorg/sglang:v0.5.5", MOONCAKE): Bundled(True, (0, 3, 7), (0, 3, 7)),
+    ("lmsysorg/sglang:v0.5.10", MOONCAKE): Bundled(),
+    ("lmsysorg/sglang:v0.5.23-cu130", MOONCAKE): Bundled(True, (0, 3, 13), (0, 3, 13)),
+    ("lmsysorg/sglang:v0.5.23", LMCACHE): Bundled(False),
 }
 
 
-@pytest.mark.parametrize("image", LMCACHE_IMAGES)
-def test_only_lmcaches_own_images_say_lmcaches_version(image: str) -> None:
-    assert versions.lmcache_of_image(image) == LMCACHE_IMAGES[image]
+@pytest.mark.parametrize(("image", "library"), BUNDLED, ids=" ".join)
+def test_what_an_image_holds_is_told_where_somebody_has_looked(image: str, library: str) -> None:
+    assert versions.bundled(image, library) == BUNDLED[image, library]
 
 
-ROWS: dict[Version, Version | None] = {
-    (0, 0, 1): None,
-    (0, 10, 99): None,
-    (0, 11, 0): V0_11,
-    (0, 11, 1): V0_11,
-    (0, 19, 0): V0_11,
-    (0, 20, 1): V0_11,
-    (0, 20, 2): V0_20,
-    (0, 21, 9): V0_20,
-    (0, 22, 0): V0_22,
-    (0, 33, 0): V0_22,
-    (1, 0, 0): V0_22,
+AGENTS: dict[tuple[str, str], Version | None] = {
+    ("lmcache/standalone:v0.5.6", LMCACHE): (0, 5, 6),
+    ("kvcacheai/mooncake:0.3.13.post1", MOONCAKE): (0, 3, 13),
+    ("company/agent:v0.5.4", LMCACHE): (0, 5, 4),
+    # Its tag is SGLang's version.
+    ("lmsysorg/sglang:v0.5.23", MOONCAKE): (0, 3, 13),
+    ("vllm/vllm-openai:v0.33.0", LMCACHE): None,
+    ("company/agent:build-7", LMCACHE): None,
+    ("host:5000/agent", MOONCAKE): None,
+    (f"company/agent@{DIGEST}", MOONCAKE): None,
 }
 
 
-@pytest.mark.parametrize("version", ROWS, ids=versions.show)
-def test_the_newest_row_that_is_not_newer_holds_and_none_for_what_is_older_than_the_table(version: Version) -> None:
-    row = versions.vllm(version)
-    assert (row.since if row else None) == ROWS[version]
+@pytest.mark.parametrize(("image", "library"), AGENTS, ids=" ".join)
+def test_an_agents_version_is_told_by_its_image_or_its_tag(image: str, library: str) -> None:
+    assert versions.agent(image, library).version == AGENTS[image, library]
+
+
+def test_the_release_says_what_its_agents_run() -> None:
+    for release in releases.RELEASES.values():
+        assert versions.agent(release.mooncake_image, MOONCAKE).version
+        found = versions.agent(release.lmcache_image, LMCACHE).version
+        assert found == versions.parse(release.lmcache_version)
+
+
+# An agent's, an engine's, and whether they are known not to go together.
+SKEWS = [
+    (Bundled(True, (0, 5, 6), (0, 5, 6)), Bundled(True, (0, 5, 6), (0, 5, 6)), False),
+    (Bundled(True, (0, 5, 6), (0, 5, 6)), Bundled(True, (0, 5, 5), (0, 5, 5)), True),
+    (Bundled(True, (0, 5, 6), (0, 5, 6)), Bundled(True, (0, 5, 7)), True),
+    (Bundled(True, (0, 5, 6), (0, 5, 6)), Bundled(True, (0, 3, 9), (0, 5, 5)), True),
+    (Bundled(True, (0, 5, 6), (0, 5, 6)), Bundled(True, (0, 5, 6)), False),
+    (Bundled(True, (0, 5, 6), (0, 5, 6)), Bundled(True, (0, 3, 9)), False),
+    (Bundled(True, (0, 5, 6), (0, 5, 6)), Bundled(True), False),
+    (Bundled(True), Bundled(True, (0, 5, 6), (0, 5, 6)), False),
+    (Bundled(), Bundled(), False),
+]
+
+
+@pytest.mark.parametrize(("agent", "engine", "apart"), SKEWS, ids=str)
+def test_only_what_is_known_not_to_go_together_is_kept_apart(agent: Bundled, engine: Bundled, apart: bool) -> None:
+    assert versions.apart(LMCACHE, agent, engine) is apart
 
 
 @pytest.mark.parametrize(
-    ("version", "multiprocess", "lmcache"),
+    ("version", "lmcache"),
     [
-        ((0, 11, 0), False, (0, 3, 7)),
-        ((0, 20, 2), False, (0, 4, 5)),
-        ((0, 22, 0), True, (0, 4, 5)),
+        ((0, 11, 0), (0, 3, 7)),
+        ((0, 20, 1), (0, 3, 7)),
+        ((0, 20, 2), (0, 4, 5)),
+        ((0, 33, 0), (0, 4, 5)),
+        ((1, 0, 0), (0, 4, 5)),
     ],
 )
-def test_what_the_table_says(version: Version, multiprocess: bool, lmcache: Version) -> None:
-    row = versions.vllm(version)
-    assert row
-    assert (row.multiprocess, row.oldest_lmcache) == (multiprocess, lmcache)
-
-
-def test_the_table_is_in_order_and_names_its_sources() -> None:
-    assert all(a.since < b.since for a, b in itertools.pairwise(versions.VLLM_TABLE))
-    assert all(row.source for row in versions.VLLM_TABLE)
+def test_what_may_be_relied_on_beside_an_engine_that_nobody_has_looked_into(version: Version, lmcache: Version) -> None:
+    assert versions.oldest_lmcache(version).oldest == lmcache
 
 
 @pytest.mark.parametrize("version", [(0, 11, 0), (0, 3, 9), (10, 20, 30)])

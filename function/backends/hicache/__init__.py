@@ -26,7 +26,7 @@ from function.backends.base import (
 )
 from function.backends.mooncake import Mooncake
 from function.backends.nixl import Nixl
-from function.engines import Engine, versions
+from function.engines import Engine, table
 
 FILES_DIR = "/var/lib/kv-offload"
 
@@ -109,7 +109,7 @@ def _files(files: FileL3, tier: Tier, engine: Engine) -> hierarchy.Store | Refus
 
     The kubelet makes it; of SGLang's ranks each may be the first to look for it.
     """
-    if refusal := too_old(engine, versions.SGLANG_FILE_BOUND, "bound for what it writes to files, and would fill them"):
+    if refusal := too_old(engine, table.SGLANG_FILE_BOUND, "bound for what it writes to files, and would fill them"):
         return refusal
     return hierarchy.Store(
         backend="file",

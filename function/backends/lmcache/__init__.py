@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from function import sizing, workloads
 from function.api.tier import Mode
-from function.backends import compatibility
+from function.backends import compatibility, libraries
 from function.backends.base import (
     AGENTS,
     CREDENTIALS,
@@ -24,7 +24,7 @@ from function.backends.base import (
     unsupported,
 )
 from function.backends.lmcache import agents, connector, encryption, patches, redis
-from function.engines import Engine, versions
+from function.engines import Engine, table, versions
 from function.stores import valkey
 
 _DRA = "GPUsByDRA"
@@ -98,8 +98,8 @@ class LMCache:
         """Attach a vLLM engine by the agent where it can speak to one, else in process."""
         if refusal := unsupported(engine, ("vLLM",), "choose a tier of backend HiCache, Mooncake or Nixl"):
             return refusal
-        support = engine.support
-        assert isinstance(support, versions.VLLM)
+        if refusal := libraries.missing(engine, table.LMCACHE, "lmcache/vllm-openai images hold it"):
+            return refusal
         if engine.identity.lora:
             return Refusal(
                 "LoRANotIsolated",
@@ -111,32 +111,36 @@ class LMCache:
         mode = given(tier.spec.lmcache).mode
         in_process = patches.not_in_process(engine)
         if mode is Mode.IN_PROCESS:
-            return in_process or patches.in_process(tier, site, engine, support, whole_tier=True)
-        reason = _why_in_process(tier, engine, support)
+            return in_process or patches.in_process(tier, site, engine, whole_tier=True)
+        reason = _why_in_process(tier, engine)
         if reason is None or (mode is Mode.MULTIPROCESS and reason.reason == _DRA):
-            patch = patches.multiprocess(tier, engine, support)
+            if refusal := libraries.skew(engine, agents.image(tier), table.LMCACHE_MULTIPROCESS, "spec.images.lmcache"):
+                return refusal
+            patch = patches.multiprocess(tier, engine)
             return patch.with_notice(Notice("MultiprocessForced", reason.reason, reason.message)) if reason else patch
         if mode is Mode.MULTIPROCESS:
             otherwise = "" if in_process else ", Auto would attach in process"
             return replace(reason, message=f"{reason.message}; the tier's mode is Multiprocess{otherwise}")
         if in_process:
             return in_process
-        patch = patches.in_process(tier, site, engine, support, whole_tier=False)
+        patch = patches.in_process(tier, site, engine, whole_tier=False)
         return patch.with_notice(_unused(tier, engine, reason, patch))
 
 
-def _why_in_process(tier: Tier, engine: Engine, support: versions.VLLM) -> Refusal | None:
+def _why_in_process(tier: Tier, engine: Engine) -> Refusal | None:
     """Say why an engine cannot speak to an agent; None where it can. What cannot be overridden comes first."""
-    version = versions.show(engine.version) if engine.version else ""
-    if not support.multiprocess:
-        first = versions.first_multiprocess()
+    assert engine.version
+    first, needed = table.VLLM_MULTIPROCESS, table.LMCACHE_MULTIPROCESS
+    if not first.holds(engine.version):
         return Refusal(
-            "EngineTooOld", f"vLLM {version} does not speak multiprocess LMCache (from {versions.show(first.since)} on)"
+            "EngineTooOld",
+            f"vLLM {versions.show(engine.version)} does not speak multiprocess LMCache (from "
+            f"{versions.show(first.since)} on)",
         )
-    if engine.lmcache is not None and engine.lmcache < versions.LMCACHE_MULTIPROCESS:
-        needed = versions.show(versions.LMCACHE_MULTIPROCESS)
+    held = engine.bundled(table.LMCACHE)
+    if held.newest is not None and not needed.holds(held.newest):
         return Refusal(
-            "LMCacheTooOld", f"the image holds LMCache {versions.show(engine.lmcache)}, the agent needs {needed}"
+            "LMCacheTooOld", f"the image holds LMCache {held.shown}, the agent needs {versions.show(needed.since)}"
         )
     chunk_size = given(tier.spec.lmcache).chunk_size
     if refusal := (

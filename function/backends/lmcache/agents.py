@@ -38,6 +38,11 @@ while time.monotonic() < end:
 _EVICTION = {"eviction_policy": "LRU", "trigger_watermark": 0.8, "eviction_ratio": 0.2}
 
 
+def image(tier: Tier) -> str:
+    """Give the agents' image."""
+    return tier.spec.images.lmcache or tier.release.lmcache_image
+
+
 def parts(tier: Tier, credentials: Mapping[str, Credential]) -> list[Part]:
     """Plan the agents' DaemonSet, and the Service and NetworkPolicy that stand around it.
 
@@ -92,7 +97,7 @@ def _agent_template(tier: Tier, credentials: Mapping[str, Credential]) -> kube.M
     container = kube.prune(
         {
             "name": "lmcache",
-            "image": tier.spec.images.lmcache or tier.release.lmcache_image,
+            "image": image(tier),
             "command": command,
             "args": _agent_args(tier),
             "env": _agent_env(tier),
@@ -143,7 +148,7 @@ def _wait(tier: Tier) -> list[kube.Manifest]:
     return [
         {
             "name": "wait-for-valkey",
-            "image": tier.spec.images.lmcache or tier.release.lmcache_image,
+            "image": image(tier),
             "command": [_PYTHON, "-c", _WAIT, to.host, str(to.port)],
             "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "128Mi"}},
             "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},

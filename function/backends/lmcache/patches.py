@@ -1,13 +1,15 @@
 """What goes into an engine: the patch of each connector."""
 
+from dataclasses import replace
+
 from function import kube, placement, preflight, sizing, workloads
-from function.backends import compatibility
+from function.backends import compatibility, libraries
 from function.backends.base import EnginePatch, Notice, Refusal, Site, Tier, given
-from function.backends.lmcache import connector, redis, volumes
-from function.engines import Engine, versions
+from function.backends.lmcache import agents, connector, redis, volumes
+from function.engines import Engine, table, versions
 
 
-def multiprocess(tier: Tier, engine: Engine, support: versions.VLLM) -> EnginePatch:
+def multiprocess(tier: Tier, engine: Engine) -> EnginePatch:
     """Attach an engine to its node's agent."""
     shared = given(tier.spec.lmcache).ipc == "Shared"
     config = connector.multiprocess_config(tier)
@@ -15,8 +17,10 @@ def multiprocess(tier: Tier, engine: Engine, support: versions.VLLM) -> EnginePa
         tier=tier.ref,
         connector=connector.MULTIPROCESS,
         identity=engine.identity.digest,
-        since=support.since,
-        library_since=versions.LMCACHE_MULTIPROCESS,
+        since=table.VLLM_MULTIPROCESS.since,
+        library=table.LMCACHE,
+        library_since=table.LMCACHE_MULTIPROCESS.since,
+        release=versions.agent(agents.image(tier), table.LMCACHE).version or (),
         env=[{"name": "LMCACHE_TRACK_USAGE", "value": "false"}],
         kv_transfer=config,
         mounts=[workloads.CONNECTOR_MOUNT, *([volumes.SHM_MOUNT] if shared else [])],
@@ -26,7 +30,7 @@ def multiprocess(tier: Tier, engine: Engine, support: versions.VLLM) -> EnginePa
         annotations=workloads.connector_hash([config, given(tier.spec.lmcache).chunk_size]),
         **placement.placed(tier.spec.placement),
         init_containers=[preflight.container(tier.ref, [f"{tier.host()}:{connector.SERVER_PORT}"])],
-        notices=_image_notices(engine, versions.LMCACHE_MULTIPROCESS),
+        notices=_image_notices(engine, table.LMCACHE_MULTIPROCESS.since),
     )
 
 
@@ -38,10 +42,12 @@ def not_in_process(engine: Engine) -> Refusal | None:
     )
 
 
-def in_process(tier: Tier, site: Site, engine: Engine, support: versions.VLLM, *, whole_tier: bool) -> EnginePatch:
+def in_process(tier: Tier, site: Site, engine: Engine, *, whole_tier: bool) -> EnginePatch:
     """Attach an engine that holds KV in its own process; `whole_tier` adds its share of the node's disk."""
     spec = given(tier.spec.lmcache)
-    oldest = engine.lmcache or support.oldest_lmcache
+    assert engine.version
+    beside = versions.oldest_lmcache(engine.version)
+    oldest = engine.lmcache or beside.oldest
     settings = connector.yaml(tier, site)
     env, notices = redis.remote_env(tier, engine, oldest)
     disks, mounts = [workloads.connector_volume(tier)], [workloads.CONNECTOR_MOUNT]
@@ -50,13 +56,15 @@ def in_process(tier: Tier, site: Site, engine: Engine, support: versions.VLLM, *
         share = sizing.quantity(spec.disk_tier.size_per_node) * min(engine.ranks, gpus) / gpus
         disks.append(workloads.ephemeral_disk(spec.disk_tier.storage_class_name, sizing.share_quantity(share)))
         mounts.append({"name": "disk", "mountPath": volumes.DISK_DIR})
-    experimental = [{"name": "LMCACHE_USE_EXPERIMENTAL", "value": "True"}] if oldest < versions.LMCACHE_RESP else []
+    asks = table.LMCACHE_EXPERIMENTAL.holds(oldest)
+    experimental = [{"name": "LMCACHE_USE_EXPERIMENTAL", "value": "True"}] if asks else []
     return EnginePatch(
         tier=tier.ref,
         connector=connector.IN_PROCESS,
         identity=engine.identity.digest,
-        since=support.since,
-        library_since=min(oldest, versions.LMCACHE_RESP),
+        since=beside.since,
+        library=table.LMCACHE,
+        library_since=min(oldest, table.LMCACHE_RESP.since),
         guards=redis.LEAKS if any(e["name"] == "LMCACHE_LOG_LEVEL" for e in env) else (),
         env=[
             {"name": "LMCACHE_CONFIG_FILE", "value": f"{workloads.CONFIG_DIR}/{connector.YAML_KEY}"},
@@ -81,13 +89,7 @@ def in_process(tier: Tier, site: Site, engine: Engine, support: versions.VLLM, *
 
 
 def _image_notices(engine: Engine, needed: versions.Version) -> list[Notice]:
-    if engine.lmcache is not None:
+    if engine.bundled(table.LMCACHE).fits(needed):
         return []
-    return [
-        Notice(
-            "EngineImageUnverified",
-            "LMCacheUnknown",
-            f"whether image {engine.image!r} holds LMCache, {versions.show(needed)} or newer, is not known; "
-            "without it the engine fails at start. lmcache/vllm-openai images hold it",
-        )
-    ]
+    notice = libraries.unverified(engine, table.LMCACHE, "LMCacheUnknown", f"LMCache {versions.show(needed)} or newer")
+    return [replace(notice, message=f"{notice.message}. lmcache/vllm-openai images hold the LMCache of their tag")]

@@ -7,7 +7,7 @@ from urllib.parse import quote
 from function import kube, workloads
 from function.api.tier import SecretRef
 from function.backends.base import CREDENTIALS, Credential, CredentialError, Notice, Part, Tier, given
-from function.engines import Engine, versions
+from function.engines import Engine, table, versions
 from function.stores import valkey
 
 URL_KEY = "redis-url"
@@ -146,11 +146,11 @@ def remote_env(tier: Tier, engine: Engine, oldest: versions.Version) -> tuple[li
         return [], []
     if given(tier.spec.lmcache).encryption:
         return [], [_not_attached("Encrypted", "what lies in it is encrypted, which agents can do and engines cannot")]
-    if to.resp and oldest >= versions.LMCACHE_RESP:
+    if to.resp and table.LMCACHE_RESP.holds(oldest):
         remote = {"name": REMOTE, "value": f"resp://{to.host}:{to.port}"}
         return [remote, *resp_env(to)], []
     why = None
-    if to.scheme == _CLUSTER and oldest < versions.LMCACHE_CLUSTER:
+    if to.scheme == _CLUSTER and not table.LMCACHE_CLUSTER.holds(oldest):
         why = (
             f"its LMCache may be {versions.show(oldest)}, which logs the password of a redis-cluster URL it cannot read"
         )

@@ -67,7 +67,7 @@ def _template(tier: Tier) -> kube.Manifest:
     alive = {"tcpSocket": {"port": workloads.HEALTH_PORT_NAME}}
     container = {
         "name": "store",
-        "image": tier.spec.images.mooncake or tier.release.mooncake_image,
+        "image": cluster.image(tier),
         "command": ["python3", "-c", _PROGRAM],
         "env": env,
         "ports": [

@@ -29,6 +29,11 @@ def highly_available(tier: Tier) -> bool:
     return given(tier.spec.mooncake).master.replicas == HA
 
 
+def image(tier: Tier) -> str:
+    """Give the image of masters and agents."""
+    return tier.spec.images.mooncake or tier.release.mooncake_image
+
+
 def pool(tier: Tier) -> str:
     """Name the pool: two tiers never have one name, even on an etcd that clusters share.
 
@@ -93,7 +98,7 @@ def environment(tier: Tier) -> list[kube.Manifest]:
         values["MC_GID_INDEX"] = str(rdma.gid_index)
     return [
         workloads.field("MOONCAKE_LOCAL_HOSTNAME", "status.podIP"),
-        # Its name before Mooncake 0.3.9, and in SGLang 0.5.5.
+        # Its name before MOONCAKE_HOSTNAME and SGLANG_POOL_HOSTNAME of the version table.
         workloads.field("LOCAL_HOSTNAME", "status.podIP"),
         *workloads.variables(values),
         *trust(tier)[0],

@@ -70,7 +70,7 @@ def _template(tier: Tier, ports: Mapping[str, int]) -> kube.Manifest:
     container = kube.prune(
         {
             "name": MASTER,
-            "image": tier.spec.images.mooncake or tier.release.mooncake_image,
+            "image": cluster.image(tier),
             "command": [_BINARY],
             "args": _args(tier),
             "env": [workloads.field("POD_IP", "status.podIP"), *env],

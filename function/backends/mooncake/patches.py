@@ -1,10 +1,10 @@
 """What goes into an engine: a pure client of the pool, which gives no memory of its own to it."""
 
 from function import kube, placement, preflight, rdma, workloads
-from function.backends import compatibility, hierarchy
+from function.backends import compatibility, hierarchy, libraries
 from function.backends.base import EnginePatch, Notice, Part, Refusal, Tier, too_old
 from function.backends.mooncake import cluster
-from function.engines import Engine, identity, versions
+from function.engines import Engine, identity, table, versions
 
 CONNECTOR = "MooncakeStoreConnector"
 CONFIG_KEY = "mooncake.json"
@@ -37,18 +37,20 @@ def config_map(tier: Tier) -> Part:
 
 def vllm(tier: Tier, engine: Engine) -> EnginePatch | Refusal:
     """Attach a vLLM engine by its own connector."""
-    if refusal := too_old(engine, versions.VLLM_MOONCAKE, "Mooncake client without memory of its own"):
+    if refusal := too_old(engine, table.VLLM_MOONCAKE, "Mooncake client without memory of its own"):
+        return refusal
+    if refusal := _unfit(tier, engine):
         return refusal
     if refusal := compatibility.remapped(engine, CONNECTOR, registers=True) or compatibility.asleep(engine, CONNECTOR):
         return refusal
     assert engine.version
-    if engine.identity.lora and engine.version < versions.VLLM_LORA_HASHED:
+    if engine.identity.lora and not table.VLLM_LORA_HASHED.holds(engine.version):
         return Refusal(
             "LoRANotIsolated",
-            f"vLLM before {versions.show(versions.VLLM_LORA_HASHED)} tells adapters apart by name at most, so answers "
-            "could be wrong; take a newer one, or remove --enable-lora or the tierRef",
+            f"vLLM before {versions.show(table.VLLM_LORA_HASHED.since)} tells adapters apart by name at most, so "
+            "answers could be wrong; take a newer one, or remove --enable-lora or the tierRef",
         )
-    prefixed = engine.version >= versions.VLLM_CACHE_PREFIX
+    prefixed = table.VLLM_CACHE_PREFIX.holds(engine.version)
     config = {
         "kv_connector": CONNECTOR,
         "kv_role": "kv_both",
@@ -65,7 +67,9 @@ def vllm(tier: Tier, engine: Engine) -> EnginePatch | Refusal:
         tier=tier.ref,
         connector=CONNECTOR,
         identity=engine.keyspace,
-        since=versions.VLLM_CACHE_PREFIX if prefixed else versions.VLLM_MOONCAKE,
+        since=(table.VLLM_CACHE_PREFIX if prefixed else table.VLLM_MOONCAKE).since,
+        library=table.MOONCAKE,
+        release=_release(tier),
         env=[
             {"name": "MOONCAKE_CONFIG_PATH", "value": f"{workloads.CONFIG_DIR}/{CONFIG_KEY}"},
             # Seeds the first hash of every prefix chain: without it no engine finds another one's keys, and before the
@@ -86,16 +90,20 @@ def vllm(tier: Tier, engine: Engine) -> EnginePatch | Refusal:
         annotations=workloads.connector_hash(config_map(tier).manifest["data"]),
         **placement.placed(tier.spec.placement),
         init_containers=[preflight.container(tier.ref, cluster.waits(tier))],
-        notices=_notices(engine),
+        notices=_notices(tier, engine),
         memory=engine.ranks * _LOCAL_BUFFER_BYTES,
     )
 
 
-def store(tier: Tier, engine: Engine) -> hierarchy.Store:
+def store(tier: Tier, engine: Engine) -> hierarchy.Store | Refusal:
     """Give the pool as what stands behind an SGLang engine's host memory."""
+    if refusal := _unfit(tier, engine):
+        return refusal
     nics, (_, mounts, volumes) = rdma.for_engine(tier), cluster.trust(tier)
     return hierarchy.Store(
         backend="mooncake",
+        library=table.MOONCAKE,
+        release=_release(tier),
         # Keys hold no more than the model's name, and before SGLang 0.5.17 not even that. Addresses stay in the
         # environment: with one of them in here, SGLang reads none from there.
         extra={"extra_backend_tag": engine.keyspace},
@@ -113,17 +121,24 @@ def store(tier: Tier, engine: Engine) -> hierarchy.Store:
         host_network=nics.host_network,
         annotations=workloads.connector_hash(config_map(tier).manifest["data"]),
         init_containers=[preflight.container(tier.ref, cluster.waits(tier))],
-        notices=_notices(engine),
+        notices=_notices(tier, engine),
         rank_bytes=_SGLANG_BUFFER_BYTES,
     )
 
 
-def _notices(engine: Engine) -> list[Notice]:
-    return [
-        Notice(
-            "EngineImageUnverified",
-            "MooncakeUnknown",
-            f"whether image {engine.image!r} holds mooncake-transfer-engine, of the master's minor version and for its "
-            "CUDA, is not known; without it the engine fails at start",
-        )
-    ]
+def _unfit(tier: Tier, engine: Engine) -> Refusal | None:
+    """Say that an engine's image is known not to hold Mooncake, or not of the master's release."""
+    missing = libraries.missing(engine, table.MOONCAKE, "take another image, or a tier of another backend")
+    return missing or libraries.skew(engine, cluster.image(tier), table.MOONCAKE_CLIENT_HTTP, "spec.images.mooncake")
+
+
+def _release(tier: Tier) -> tuple[int, ...]:
+    return versions.agent(cluster.image(tier), table.MOONCAKE).version or ()
+
+
+def _notices(tier: Tier, engine: Engine) -> list[Notice]:
+    release = versions.agent(cluster.image(tier), table.MOONCAKE).version
+    if release and engine.bundled(table.MOONCAKE).version == release:
+        return []
+    needed = f"Mooncake {versions.show(release)}, as its master is" if release else "the Mooncake of its master"
+    return [libraries.unverified(engine, table.MOONCAKE, "MooncakeUnknown", needed)]

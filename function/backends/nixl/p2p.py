@@ -4,7 +4,7 @@ from function import kube, placement, rdma, workloads
 from function.backends import compatibility
 from function.backends.base import EnginePatch, Notice, Part, Refusal, Site, Tier, given, too_old
 from function.backends.nixl import storage
-from function.engines import Engine, pod, versions
+from function.engines import Engine, pod, table
 from function.engines import vllm as vllm_line
 
 CONNECTOR = "NixlConnector"
@@ -51,7 +51,9 @@ def notices(tier: Tier, site: Site) -> list[Notice]:
 
 def attach(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
     """Attach a vLLM engine in the role that its user gives it."""
-    if refusal := too_old(engine, versions.VLLM_HANDSHAKE, "NixlConnector that refuses another model's KV"):
+    if refusal := too_old(engine, table.VLLM_HANDSHAKE, "NixlConnector that refuses another model's KV"):
+        return refusal
+    if refusal := storage.missing(engine):
         return refusal
     if engine.role is None:
         return Refusal(
@@ -73,14 +75,15 @@ def attach(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
     if refusal := rdma.too_few(tier, site, engine):
         return refusal
     config: dict[str, object] = {"kv_connector": CONNECTOR, "kv_role": _ROLES[engine.role]}
-    if engine.version >= versions.VLLM_LEASE:
+    leases = table.VLLM_LEASE.holds(engine.version)
+    if leases:
         config["kv_connector_extra_config"] = {"kv_lease_duration": _LEASE_SECONDS}
     nics = rdma.for_engine(tier)
     return EnginePatch(
         tier=tier.ref,
         connector=CONNECTOR,
         identity=engine.identity.digest,
-        since=versions.VLLM_LEASE if engine.version >= versions.VLLM_LEASE else versions.VLLM_HANDSHAKE,
+        since=(table.VLLM_LEASE if leases else table.VLLM_HANDSHAKE).since,
         role=engine.role,
         env=[
             # Both where it listens and where it says that it does.
@@ -98,7 +101,7 @@ def attach(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
         host_network=nics.host_network,
         labels=dict(workloads.engines(tier)),
         **placement.placed(tier.spec.placement),
-        notices=[storage.unverified(engine)],
+        notices=storage.unverified(engine),
     )
 
 
@@ -112,8 +115,8 @@ def _incompatible(engine: Engine) -> Refusal | None:
             "keep tensor and pipeline parallelism within a pod, or choose a tier that stores, of backend Mooncake",
         )
         or compatibility.remapped(engine, CONNECTOR, registers=True)
-        or compatibility.asleep(engine, CONNECTOR, versions.VLLM_NIXL_WAKES)
-        or compatibility.hybrid(engine, CONNECTOR, versions.VLLM_NIXL_HYBRID)
+        or compatibility.asleep(engine, CONNECTOR, table.VLLM_NIXL_WAKES)
+        or compatibility.hybrid(engine, CONNECTOR, table.VLLM_NIXL_HYBRID)
     )
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from function import kube, placement, sizing, workloads
-from function.backends import compatibility, hierarchy
+from function.backends import compatibility, hierarchy, libraries
 from function.backends.base import EnginePatch, Invalid, Notice, Refusal, Site, Tier, given, gpus_per_node, too_old
 from function.backends.nixl import files, objects
-from function.engines import Engine, versions
+from function.engines import Engine, table, versions
 from function.engines import vllm as vllm_line
 
 CONNECTOR = "OffloadingConnector"
@@ -38,10 +38,13 @@ def vllm(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
     """Attach a vLLM engine that holds KV in its pod's /dev/shm, and in files or a bucket behind that."""
     spec = given(given(tier.spec.nixl).storage)
     if spec.fs:
-        since, what = versions.VLLM_TIER_FS, "offload to files behind host memory"
+        row, what = table.VLLM_TIER_FS, "offload to files behind host memory"
     else:
-        since, what = versions.VLLM_TIER_OBJ, "offload to objects with credentials from its environment"
-    if refusal := too_old(engine, since, what) or _mixed_up(engine):
+        row, what = table.VLLM_TIER_OBJ, "offload to objects with credentials from its environment"
+    if refusal := too_old(engine, row, what) or _mixed_up(engine):
+        return refusal
+    # Its files are Python's alone.
+    if spec.obj and (refusal := missing(engine)):
         return refusal
     if refusal := _one_pod(engine) or compatibility.remapped(engine, CONNECTOR, registers=False):
         return refusal
@@ -62,7 +65,7 @@ def vllm(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
         tier=tier.ref,
         connector=CONNECTOR,
         identity=engine.keyspace,
-        since=since,
+        since=row.since,
         # Before 0.29, hashes begin with a number that each process draws, and no two engines would share.
         env=[{"name": "PYTHONHASHSEED", "value": engine.identity.seed}, *env],
         kv_transfer=config,
@@ -70,8 +73,7 @@ def vllm(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
         volumes=files.volumes(spec.fs) if spec.fs else (),
         labels=dict(workloads.engines(tier)),
         **placement.placed(tier.spec.placement),
-        # Its files are Python's alone.
-        notices=[] if spec.fs else [unverified(engine), *objects.notices(tier, engine)],
+        notices=[] if spec.fs else [*unverified(engine), *objects.notices(tier, engine)],
         # In /dev/shm, which is the pod's memory.
         memory=size * replicas,
     )
@@ -82,9 +84,9 @@ def sglang(tier: Tier, engine: Engine) -> hierarchy.Store | Refusal:
     spec = given(tier.spec.nixl).storage
     if spec is None:
         return Refusal("StoresNothing", f"KVOffloadTier {tier.ref} has nixl.p2p, which stores nothing; name another")
-    if refusal := too_old(engine, versions.SGLANG_NIXL, "NIXL store that keeps its transfers apart"):
+    if refusal := too_old(engine, table.SGLANG_NIXL, "NIXL store that keeps its transfers apart") or missing(engine):
         return refusal
-    notices = [unverified(engine)]
+    notices = unverified(engine)
     if spec.fs:
         why = "of a model with latent attention the first one alone writes, to its node's files, where no other looks"
         instead = f"choose nixl.storage.obj{_OR_MOONCAKE}"
@@ -115,13 +117,16 @@ def sglang(tier: Tier, engine: Engine) -> hierarchy.Store | Refusal:
     )
 
 
-def unverified(engine: Engine) -> Notice:
-    """Say that nobody has looked into an engine's image."""
-    return Notice(
-        "EngineImageUnverified",
-        "NixlUnknown",
-        f"whether image {engine.image!r} holds NIXL is not known; without it the engine fails at start",
-    )
+def missing(engine: Engine) -> Refusal | None:
+    """Say that an engine's image is known not to hold NIXL."""
+    return libraries.missing(engine, table.NIXL, "take another image, or remove the tierRef")
+
+
+def unverified(engine: Engine) -> list[Notice]:
+    """Say that nobody has looked into an engine's image; nothing where somebody has."""
+    if engine.bundled(table.NIXL).holds:
+        return []
+    return [libraries.unverified(engine, table.NIXL, "NixlUnknown", "NIXL")]
 
 
 def _node_gib(tier: Tier) -> int:
@@ -156,17 +161,17 @@ def _mixed_up(engine: Engine) -> Refusal | None:
     """Say why an engine would read other KV than it wrote."""
     assert engine.version
     shown = f"vLLM {versions.show(engine.version)}"
-    if engine.identity.lora and engine.version < versions.VLLM_LORA_HASHED:
+    if engine.identity.lora and not table.VLLM_LORA_HASHED.holds(engine.version):
         return Refusal(
             "LoRANotIsolated",
             f"{shown} tells adapters apart by name at most, so answers could be wrong; take "
-            f"{versions.show(versions.VLLM_LORA_HASHED)} or newer, or remove --enable-lora or the tierRef",
+            f"{versions.show(table.VLLM_LORA_HASHED.since)} or newer, or remove --enable-lora or the tierRef",
         )
-    if vllm_line.replicas(engine.line) > 1 and engine.version < versions.VLLM_TIER_REPLICAS:
+    if vllm_line.replicas(engine.line) > 1 and not table.VLLM_TIER_REPLICAS.holds(engine.version):
         return Refusal(
             "RanksNotIsolated",
             f"{shown} lets data-parallel replicas of one pod share host memory unawares, so answers could be wrong; "
-            f"take {versions.show(versions.VLLM_TIER_REPLICAS)} or newer, or replicas instead of data parallelism",
+            f"take {versions.show(table.VLLM_TIER_REPLICAS.since)} or newer, or replicas instead of data parallelism",
         )
     return None
 
