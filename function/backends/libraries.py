@@ -29,7 +29,10 @@ def skew(engine: Engine, agent_image: str, oldest: table.Row, field: str) -> Ref
     agent, held = versions.agent(agent_image, library), engine.bundled(library)
     if not versions.apart(library, agent, held):
         return None
-    name, rule = _NAMES[library], versions.lockstep(library)
+    name, rule = _NAMES[library], versions.together(library)
+    among = ""
+    if rule.since and rule.until:
+        among = f", or from {versions.show(rule.since)} to before {versions.show(rule.until)},"
     follows = held.newest is None or oldest.holds(held.newest)
     fix = f"take an engine image with {name} {agent.shown}"
     if follows:
@@ -37,7 +40,7 @@ def skew(engine: Engine, agent_image: str, oldest: table.Row, field: str) -> Ref
     return Refusal(
         "VersionSkew",
         f"the tier's agents run {name} {agent.shown}, and image {engine.image!r} holds {held.shown}; both have to be "
-        f"of one release, since {rule.what}; {fix}",
+        f"of one release{among} since {rule.what}; {fix}",
     )
 
 

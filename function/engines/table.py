@@ -74,13 +74,14 @@ class Beside:
 
 
 @dataclass(frozen=True)
-class Lockstep:
-    """How many numbers of a library's version agents and engines must have in common."""
+class Together:
+    """Which releases of a library agents and engines may have at once: the same, or any two from `since` to `until`."""
 
     library: str
-    numbers: int
     what: str
     source: str
+    since: Version | None = None
+    until: Version | None = None
 
 
 @dataclass(frozen=True)
@@ -607,6 +608,13 @@ LMCACHE_ISOLATED = Row(
     source="v1/multiprocess/config.py, integration/vllm",
     probe=Probe(f"{_SERVER}/config.py", r"--isolated-ipc"),
 )
+LMCACHE_WIRE_FROZEN = Row(
+    LMCACHE,
+    since=(0, 5, 5),
+    what="the numbers by which agents and engines name operations stay as they are",
+    source="v1/multiprocess/protocols/base.py; later v1/multiprocess/transport/zmq_impl/wire.py",
+    probe=Probe(f"{_SERVER}/**/*.py", r"frozen-table test|^LEGACY_OPERATION_IDS"),
+)
 LMCACHE_MULTIPROCESS = Row(
     LMCACHE,
     since=(0, 5, 6),
@@ -669,16 +677,16 @@ OLDEST_LMCACHE = (
     Beside(VLLM, (0, 20, 2), LMCACHE, (0, 4, 5), "imports of the wheels against each other"),
 )
 
-LOCKSTEPS = (
-    Lockstep(
+TOGETHER = (
+    Together(
         LMCACHE,
-        numbers=3,
-        what="an agent and its engines speak a protocol that any release may change",
-        source="LMCache #4711 (0.4.5 and 0.5.3 crash), #4719; wheels 0.5.5 and 0.5.6: v1/multiprocess/protocols",
+        since=LMCACHE_WIRE_FROZEN.since,
+        until=(0, 6, 0),
+        what="agents and engines name operations by numbers, which releases before 0.5.5 have changed",
+        source="LMCache #4711 (0.4.5 and 0.5.3 crash); RequestType of 0.5.2, 0.5.3 and 0.5.5; 0.5.6: zmq_impl/wire.py",
     ),
-    Lockstep(
+    Together(
         MOONCAKE,
-        numbers=3,
         what="a client that is not of its master's release stores and finds nothing",
         source="Mooncake #1061, #2551; measured against a master of 0.3.13.post1: a client of 0.3.13 stores and reads, "
         "every put of 0.3.10.post2, 0.3.11.post1 and 0.3.12.post1 fails with -900",

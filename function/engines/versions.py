@@ -125,15 +125,21 @@ def exactly(version: Sequence[int] | None) -> Bundled:
     return Bundled(holds=True, oldest=known, newest=known)
 
 
-def lockstep(library: str) -> table.Lockstep:
-    """Find what agents and engines must have in common."""
-    return next(rule for rule in table.LOCKSTEPS if rule.library == library)
+def together(library: str) -> table.Together:
+    """Find which releases agents and engines may have at once."""
+    return next(rule for rule in table.TOGETHER if rule.library == library)
 
 
 def apart(library: str, one: Bundled, other: Bundled) -> bool:
     """Whether an agent's and an engine's library are known not to go together."""
-    n = lockstep(library).numbers
-    return any(
-        older.newest is not None and newer.oldest is not None and older.newest[:n] < newer.oldest[:n]
-        for older, newer in ((one, other), (other, one))
-    )
+    rule = together(library)
+    if _before(one.newest, other.oldest) or _before(other.newest, one.oldest):
+        return any(
+            rule.since is None or _before(held.newest, rule.since) or not _before(held.oldest, rule.until)
+            for held in (one, other)
+        )
+    return False
+
+
+def _before(one: Version | None, other: Version | None) -> bool:
+    return one is not None and other is not None and one < other

@@ -198,7 +198,7 @@ VARIANTS = [
             ("an etcd without volumes", "mooncake-ha", {ETCD: {"provision": {"replicas": 1, "ephemeral": True}}}, {}),
             ("an etcd that is there", "mooncake-ha", {ETCD: {"endpoints": ["http://etcd.kv.svc:2379"]}}, {}),
             ("three masters over TCP", "mooncake-ha", TCP, {}),
-            ("an older vLLM", "mooncake", {}, {f"{ENGINE}.image": "vllm/vllm-openai:v0.22.1"}),
+            ("an older vLLM", "mooncake", {}, {f"{ENGINE}.image": "team/vllm:v0.22.1"}),
         )
     ),
     Variant(
@@ -216,13 +216,20 @@ VARIANTS = [
         {f"{ENGINE}.image": "vllm/vllm-openai:v0.21.0", f"{ENGINE}.kvCache.onUnavailable": "ServeWithout"},
     ),
     Variant(
+        "Mooncake: an image whose Mooncake is not its master's",
+        "mooncake",
+        UNATTACHED,
+        {},
+        {f"{ENGINE}.image": "vllm/vllm-openai:v0.27.1", f"{ENGINE}.kvCache.onUnavailable": "ServeWithout"},
+    ),
+    Variant(
         "Mooncake: SGLang over RDMA",
         "mooncake",
         "HiCache",
         {},
         {
             f"{ENGINE}.name": "SGLang",
-            f"{ENGINE}.image": "lmsysorg/sglang:v0.5.5",
+            f"{ENGINE}.image": "team/sglang:v0.5.5",
             f"{ENGINE}.args": ["--model-path=Qwen/Qwen3-32B", "--tp-size=2"],
         },
     ),

@@ -28,10 +28,10 @@ Engines that are older are not attached; newer ones are treated as the newest of
 
 An engine's version is `engine.version`, else its image's tag; a tag without a patch number is the lowest.
 """
-_LOCKSTEP = """
+_TOGETHER = """
 ## Agents and engines
 
-Where both versions are known and differ, a new engine is refused with `VersionSkew`; one that runs attached stays so.
+Where two are known not to go together, a new engine is refused with `VersionSkew`; one that runs attached stays so.
 An agent's version is that of its image: the release's, or `spec.images.lmcache` and `spec.images.mooncake`, whose tag
 tells.
 """
@@ -61,6 +61,11 @@ def _row(row: table.Row) -> list[str]:
     return [show(row.since), _until(row.until), row.what, row.source + why]
 
 
+def _together(rule: table.Together) -> list[str]:
+    among = f"; any two from {show(rule.since)} to before {show(rule.until)}" if rule.since and rule.until else ""
+    return [NAMES[rule.library], f"those of one release{among}", rule.what, rule.source]
+
+
 def _beside(beside: table.Beside) -> list[str]:
     names = NAMES[beside.engine], NAMES[beside.library]
     return [f"{names[0]} {show(beside.since)}", f"{names[1]} {show(beside.oldest)}", beside.source]
@@ -81,8 +86,8 @@ def page() -> str:
         read = f"Read in `{package.released}` {show(package.oldest)} to {show(package.newest)}."
         lines += [f"## {NAMES[package.name]}", "", read, ""]
         lines += [*_table(("from", "until before", "what holds", "where"), map(_row, rows)), ""]
-    rules = ((NAMES[r.library], ".".join("xyz"[: r.numbers]), r.what, r.source) for r in table.LOCKSTEPS)
-    lines += [_LOCKSTEP.lstrip("\n"), *_table(("library", "has to be the same", "why", "source"), rules), _BESIDE]
+    head = ("library", "go together", "why", "source")
+    lines += [_TOGETHER.lstrip("\n"), *_table(head, map(_together, table.TOGETHER)), _BESIDE]
     lines += _table(("from", "with", "source"), map(_beside, table.OLDEST_LMCACHE))
     lines += [_IMAGES, *_table(("image", "tags", "library", "holds it", "source"), map(_image, table.IMAGES))]
     return "\n".join(lines) + "\n"

@@ -996,7 +996,7 @@ def patterns(schema: Any) -> set[str]:
 
 
 def test_every_pattern_is_said_in_words() -> None:
-    read = [*XRDS, annotations.Written]
+    read: list[type[api.Model]] = [*XRDS, annotations.Written]
     assert set().union(*(patterns(model.model_json_schema()) for model in read)) == set(api.FORMS)
 
 

@@ -181,14 +181,14 @@ def test_a_running_engine_is_left_alone_when_its_agents_become_of_another_releas
     story = engine_story(image("vllm/vllm-openai:v0.33.0-cu129"))
     before = story.settle()
     story.happen()
-    story.required["KVOffloadTier"]["spec"]["images"] = {"lmcache": "lmcache/standalone:v0.5.7"}
+    story.required["KVOffloadTier"]["spec"]["images"] = {"lmcache": "lmcache/standalone:v0.6.0"}
     rendered = story.render()
     assert specs(rendered) == specs(before)
     assert latch(rendered) == latch(before)
     assert state(rendered, attachment.TIER_ATTACHED) == ("True", "VersionSkew")
     # One that starts now is not attached.
     story = engine_story(image("vllm/vllm-openai:v0.33.0-cu129"))
-    story.required["KVOffloadTier"]["spec"]["images"] = {"lmcache": "lmcache/standalone:v0.5.7"}
+    story.required["KVOffloadTier"]["spec"]["images"] = {"lmcache": "lmcache/standalone:v0.6.0"}
     assert state(story.render(), attachment.TIER_ATTACHED) == ("False", "VersionSkew")
 
 
@@ -197,13 +197,13 @@ def test_a_running_engine_does_not_change_to_another_release_than_its_agents() -
     story.composite["spec"]["engine"]["version"] = "0.33.0"
     before = story.settle()
     story.happen()
-    story.composite["spec"]["engine"]["image"] = "lmcache/vllm-openai:v0.5.7"
+    story.composite["spec"]["engine"]["image"] = "lmcache/vllm-openai:v0.6.0"
     rendered = story.render()
     assert specs(rendered) == specs(before)
     assert state(rendered, attachment.TIER_ATTACHED) == ("True", "VersionSkew")
     assert "waits" in rendered.condition(attachment.TIER_ATTACHED)["message"]
     # With its agents it may.
-    story.required["KVOffloadTier"]["spec"]["images"] = {"lmcache": "lmcache/standalone:v0.5.7"}
+    story.required["KVOffloadTier"]["spec"]["images"] = {"lmcache": "lmcache/standalone:v0.6.0"}
     assert state(story.render(), attachment.TIER_ATTACHED) == ("True", "Attached")
 
 

@@ -920,10 +920,16 @@ def test_an_engine_whose_lmcache_is_not_known_is_told_what_it_needs() -> None:
 
 @pytest.mark.parametrize("mode", ["Auto", "Multiprocess"])
 def test_an_engine_and_an_agent_that_are_not_of_one_release_are_kept_apart(mode: str) -> None:
-    spec = tier({"mode": mode}, images={"lmcache": "lmcache/standalone:v0.5.7"})
+    spec = tier({"mode": mode}, images={"lmcache": "lmcache/standalone:v0.6.0"})
     refusal = refuse(spec, engine(image=LMCACHE_NEW, version="0.33.0"))
     assert refusal.reason == "VersionSkew"
-    for word in ("LMCache 0.5.7", "holds 0.5.6", "of one release", "spec.images.lmcache", LMCACHE_NEW):
+    for word in (
+        "LMCache 0.6.0",
+        "holds 0.5.6",
+        "of one release, or from 0.5.5 to before 0.6.0, since",
+        "spec.images.lmcache",
+        LMCACHE_NEW,
+    ):
         assert word in refusal.message
 
 
@@ -932,7 +938,7 @@ def test_what_an_agent_runs_is_told_by_its_image_or_not_at_all() -> None:
     for image in ("team/agent:v0.5.6", "team/agent:build-7", "lmcache/standalone@sha256:" + "0" * 64):
         assert attach(tier({"mode": "Multiprocess"}, images={"lmcache": image}), own).connector == MP
     # In process there is no agent to differ from.
-    assert attach(tier(IN_PROCESS, images={"lmcache": "lmcache/standalone:v0.5.7"}), own).connector == V1
+    assert attach(tier(IN_PROCESS, images={"lmcache": "lmcache/standalone:v0.6.0"}), own).connector == V1
 
 
 # --- attach: the patches ------------------------------------------------------------------------------------------
@@ -1463,7 +1469,7 @@ DOES_NOT_HOLD: dict[str, tuple[Manifest, list[str], Manifest]] = {
     "an image whose LMCache is newer than its agent's": (
         {},
         [],
-        {"image": "lmcache/vllm-openai:v0.5.7", "version": "0.33.0"},
+        {"image": "lmcache/vllm-openai:v0.6.0", "version": "0.33.0"},
     ),
     "a version without any connector": (IN_PROCESS, [], {"image": "vllm/vllm-openai:v0.10.2"}),
     "another identity": ({}, ["--quantization=fp8"], {}),

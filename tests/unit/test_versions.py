@@ -184,23 +184,40 @@ def test_the_release_says_what_its_agents_run() -> None:
         assert found == versions.parse(release.lmcache_version)
 
 
-# An agent's, an engine's, and whether they are known not to go together.
+def held(oldest: Version | None, newest: Version | None = None) -> Bundled:
+    return Bundled(holds=True, oldest=oldest, newest=newest)
+
+
+# A library, what an agent and an engine hold of it, and whether these are known not to go together.
 SKEWS = [
-    (Bundled(True, (0, 5, 6), (0, 5, 6)), Bundled(True, (0, 5, 6), (0, 5, 6)), False),
-    (Bundled(True, (0, 5, 6), (0, 5, 6)), Bundled(True, (0, 5, 5), (0, 5, 5)), True),
-    (Bundled(True, (0, 5, 6), (0, 5, 6)), Bundled(True, (0, 5, 7)), True),
-    (Bundled(True, (0, 5, 6), (0, 5, 6)), Bundled(True, (0, 3, 9), (0, 5, 5)), True),
-    (Bundled(True, (0, 5, 6), (0, 5, 6)), Bundled(True, (0, 5, 6)), False),
-    (Bundled(True, (0, 5, 6), (0, 5, 6)), Bundled(True, (0, 3, 9)), False),
-    (Bundled(True, (0, 5, 6), (0, 5, 6)), Bundled(True), False),
-    (Bundled(True), Bundled(True, (0, 5, 6), (0, 5, 6)), False),
-    (Bundled(), Bundled(), False),
+    (MOONCAKE, held((0, 3, 13), (0, 3, 13)), held((0, 3, 13), (0, 3, 13)), False),
+    (MOONCAKE, held((0, 3, 13), (0, 3, 13)), held((0, 3, 12), (0, 3, 12)), True),
+    (MOONCAKE, held((0, 3, 13), (0, 3, 13)), held((0, 3, 14)), True),
+    (MOONCAKE, held((0, 3, 13), (0, 3, 13)), held(None, (0, 3, 12)), True),
+    (MOONCAKE, held((0, 3, 13), (0, 3, 13)), held((0, 3, 8), (0, 3, 12)), True),
+    (MOONCAKE, held((0, 3, 13), (0, 3, 13)), held((0, 3, 12)), False),
+    (MOONCAKE, held((0, 3, 13), (0, 3, 13)), held(None), False),
+    (MOONCAKE, held(None), held((0, 3, 13), (0, 3, 13)), False),
+    (MOONCAKE, Bundled(), Bundled(), False),
+    # Since 0.5.5 any two go together.
+    (LMCACHE, held((0, 5, 6), (0, 5, 6)), held((0, 5, 5), (0, 5, 5)), False),
+    (LMCACHE, held((0, 5, 6), (0, 5, 6)), held((0, 5, 9), (0, 5, 9)), False),
+    (LMCACHE, held((0, 5, 6), (0, 5, 6)), held((0, 5, 4), (0, 5, 4)), True),
+    (LMCACHE, held((0, 5, 4), (0, 5, 4)), held((0, 5, 4), (0, 5, 4)), False),
+    (LMCACHE, held((0, 5, 4), (0, 5, 4)), held((0, 5, 3), (0, 5, 3)), True),
+    (LMCACHE, held((0, 5, 6), (0, 5, 6)), held((0, 6, 0), (0, 6, 0)), True),
+    (LMCACHE, held((0, 5, 6), (0, 5, 6)), held((0, 6, 0)), True),
+    (LMCACHE, held((0, 5, 6), (0, 5, 6)), held((0, 3, 9), (0, 5, 5)), False),
+    (LMCACHE, held((0, 5, 6), (0, 5, 6)), held((0, 3, 9), (0, 5, 4)), True),
 ]
 
 
-@pytest.mark.parametrize(("agent", "engine", "apart"), SKEWS, ids=str)
-def test_only_what_is_known_not_to_go_together_is_kept_apart(agent: Bundled, engine: Bundled, apart: bool) -> None:
-    assert versions.apart(LMCACHE, agent, engine) is apart
+@pytest.mark.parametrize(("library", "agent", "engine", "apart"), SKEWS, ids=str)
+def test_only_what_is_known_not_to_go_together_is_kept_apart(
+    library: str, agent: Bundled, engine: Bundled, apart: bool
+) -> None:
+    assert versions.apart(library, agent, engine) is apart
+    assert versions.apart(library, engine, agent) is apart
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def store(tier: Tier, engine: Engine) -> hierarchy.Store | Refusal:
         backend="mooncake",
         library=table.MOONCAKE,
         release=_release(tier),
-        # Keys hold no more than the model's name, and before SGLang 0.5.17 not even that. Addresses stay in the
+        # Keys hold no more than the model's name, and in older versions not even that. Addresses stay in the
         # environment: with one of them in here, SGLang reads none from there.
         extra={"extra_backend_tag": engine.keyspace},
         env=[
