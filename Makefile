@@ -7,12 +7,13 @@ CACHE := $(or $(KV_OFFLOAD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/functio
 # One environment for each set of pinned requirements and Python; a line of the set is a file.
 render-set := requirements/render.txt
 test-set := requirements/test.txt
-conformance-set := requirements/test.txt tests/conformance/requirements.txt
+conformance-set := requirements/test.txt tests/conformance/requirements.txt tests/conformance/requirements-engines.txt
 venv = $(CACHE)/venv-$(1)-$(shell { cat $($(1)-set); $(PYTHON) -V; } | cksum | cut -d' ' -f1)
 RENDER := $(call venv,render)
 TEST := $(call venv,test)
 CONFORMANCE := $(call venv,conformance)
-ENGINES := vllm-0.33.0 sglang-0.5.23
+# Of each engine the oldest version that is supported, and the newest.
+ENGINES := vllm-0.11.0 vllm-0.33.0 sglang-0.5.5 sglang-0.5.23
 COMPILE := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate
 
 .DEFAULT_GOAL := help
@@ -36,7 +37,7 @@ lint: $(TEST)/done ## Check style and types.
 bench: $(TEST)/done ## Measure RunFunction against the SDK's identity function.
 	$(TEST)/bin/python -m tests.bench
 
-conformance: $(CONFORMANCE)/lmcache-0.3.7 $(ENGINES:%=$(CONFORMANCE)/%) ## Run what is rendered: LMCache, Mooncake, etcd, Valkey.
+conformance: $(CONFORMANCE)/lmcache-0.3.7 $(ENGINES:%=$(CONFORMANCE)/%) ## Run what is rendered: LMCache, Mooncake, etcd, Valkey, and the engines' parsers.
 	$(CONFORMANCE)/bin/python -m pytest tests/conformance
 
 packages: $(TEST)/done ## Build the packages into dist/, with RUNTIME=image.tar inside the Function's.
