@@ -49,7 +49,7 @@ examples: $(RENDER)/done ## Make the examples' required.yaml and observed files 
 versions: $(TEST)/done ## Make docs/versions.md anew from the version table.
 	$(TEST)/bin/python -m tests.tools.table docs/versions.md
 
-released: $(TEST)/done ## Evaluate the version table on the released packages (12 GB, one wheel at a time).
+released: $(TEST)/done ## Evaluate the version table on the released packages (12 GB, 25 minutes).
 	$(TEST)/bin/python -m tests.tools.released tests/unit/released.json
 
 requirements: ## Pin requirements anew, with hashes (needs uv).
