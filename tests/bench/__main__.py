@@ -10,7 +10,7 @@ from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from crossplane.function.proto.v1 import run_function_pb2_grpc as grpcv1
 
 from function.kube import Manifest
-from function.render import EXAMPLES, load, render, request
+from function.render import EXAMPLES, by_key, load, render, request
 from tests.standin import observe
 from tests.tools.crossplane import function_server
 
@@ -19,7 +19,7 @@ CALLS = 60
 
 
 def requests() -> Iterator[tuple[str, fnv1.RunFunctionRequest]]:
-    """The requests of the first example, as Crossplane sends them in the last round of a reconcile."""
+    """The requests of two examples, as Crossplane sends them in the last round of a reconcile."""
     folder = EXAMPLES / "lmcache"
     tier, deployment = load(folder / "tier.yaml")[0], load(folder / "deployment.yaml")[0]
     cluster, secret = load(folder / "required.yaml")
@@ -31,6 +31,13 @@ def requests() -> Iterator[tuple[str, fnv1.RunFunctionRequest]]:
         rendered = render(composite, [], [found for _, found in required if found])
         yield f"{name}, first", request(composite, [], first)
         yield f"{name}, steady", request(rendered.composite, observe(rendered), first)
+    folder = EXAMPLES / "modelplane"
+    replica, tier = (load(folder / f"{name}.yaml")[0] for name in ("replica", "tier"))
+    (cluster,), desired = load(folder / "required.yaml"), by_key(load(folder / "desired.yaml"))
+    found = [("tier modelplane-system/pool", tier), ("cluster eu-h100", cluster)]
+    rendered = render(replica, [], [tier, cluster], desired)
+    yield "step, first", request(replica, [], found, desired)
+    yield "step, steady", request(rendered.composite, observe(rendered), found, desired)
 
 
 def measure(stub: grpcv1.FunctionRunnerServiceStub, req: fnv1.RunFunctionRequest) -> float:
