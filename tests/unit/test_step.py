@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 
-from function import fn
+from function import fn, templates
 from function.attachment import MEMORY_SHORT, NICS_NOT_ALIGNED, TIER_ATTACHED, TIER_UNUSED
 from function.kube import ANNOTATION_PATCH, Manifest
 from function.render import Rendered, render, request
@@ -873,3 +873,60 @@ def test_the_sum_of_nics_is_the_engines_pools(devices: dict[str, int], own: int,
 def test_a_claim_is_left_as_it_is_where_the_tier_has_no_nics() -> None:
     before = desired(standalone(pod(MODEL))) | {"resource-claim-main-standalone": wrap(claim())}
     assert untouched(Step(before).render(), before)["resource-claim-main-standalone"] == wrap(claim())
+
+
+# --- validated ----------------------------------------------------------------------------------------------------
+
+
+def test_kubernetes_accepts_every_attached_template() -> None:
+    """A LeaderWorkerSet has no schema of Kubernetes' own, so its templates are held against a Deployment's."""
+    ray = ["ray", "start", "--address=$(MODELPLANE_LEADER_ADDRESS):6379", "--block"]
+    stories = [
+        Step(desired(standalone(pod(MODEL, "--tensor-parallel-size=8"))), **FORCED),
+        Step(split(), replica("prefill", "decode", mode="PrefillDecode"), **FORCED),
+        gang_story(pod(*RANK, command=SERVE), pod(*RANK, "--headless", command=SERVE, leader=False)),
+        gang_story(pod(command=SERVE), pod(command=ray, leader=False)),
+    ]
+    seen = 0
+    for rendered in (story.render() for story in stories):
+        assert state(rendered, TIER_ATTACHED) == ("True", "Attached")
+        for manifest in rendered.manifests:
+            for member in (m for group in templates.find(manifest) for m in group.members):
+                workload = standalone(member.template)
+                workload["spec"]["template"]["metadata"].setdefault("labels", {})["modelplane.ai/workload"] = "main"
+                assert schema_errors(workload) == []
+                seen += 1
+            if manifest["kind"] not in templates.KINDS:
+                assert schema_errors(manifest) == []
+    assert seen == 1 + 2 + 2 + 2
+
+
+@pytest.mark.parametrize(
+    ("attached", "plain"),
+    [
+        (
+            gang(pod(*RANK, command=SERVE), pod(*RANK, "--headless", command=SERVE, leader=False)),
+            gang(
+                pod(*RANK, command=SERVE, annotations=None),
+                pod(*RANK, "--headless", command=SERVE, leader=False, annotations=None),
+            ),
+        ),
+        (standalone(pod(MODEL)), standalone(pod(MODEL, annotations=None))),
+    ],
+)
+def test_a_gang_or_an_engine_is_detached_to_the_same_bytes(attached: Manifest, plain: Manifest) -> None:
+    story = Step(desired(attached))
+    story.required[0] = pool_tier()
+    assert state(story.settle(), TIER_ATTACHED) == ("True", "Attached")
+    story.before = desired(plain)
+    assert untouched(story.render(), desired(plain)) == desired(plain)
+
+
+def test_a_pair_of_prefill_and_decode_is_detached_to_the_same_bytes() -> None:
+    story = Step(split(), replica("prefill", "decode", mode="PrefillDecode"), **FORCED)
+    story.settle()
+    plain = copy.deepcopy(split())
+    for wrapped in plain.values():
+        del wrapped["spec"]["forProvider"]["manifest"]["spec"]["template"]["metadata"]["annotations"]
+    story.before = plain
+    assert untouched(story.render(), plain) == plain
