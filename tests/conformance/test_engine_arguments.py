@@ -42,16 +42,33 @@ def in_files(tier: Manifest, _: Manifest) -> None:
     tier["spec"]["nixl"]["storage"]["fs"] = {"hostPath": {"path": "/mnt/nvme"}, "sizePerNode": "1Ti"}
 
 
+def behind_hicache(l3: Manifest | None, **nixl: Any) -> Change:
+    """A change: HiCache alone, with a ratio, or with something else behind it than Mooncake."""
+
+    def change(tier: Manifest, _: Manifest) -> None:
+        spec = tier["spec"]
+        del spec["mooncake"]
+        spec["hicache"] = {"l3": l3, "hostMemoryGiBPerNode": 800} if l3 else {"ratio": 2, "writePolicy": "WriteBack"}
+        spec |= nixl
+
+    return change
+
+
 def role(name: str | None) -> Change:
     return lambda _, deployment: deployment["spec"]["engine"]["kvCache"].update(role=name)
 
 
+CLAIM = {"backend": "File", "file": {"claimName": "kv", "sizePerRank": "100Gi"}}
+NIXL = {"storage": {"cpuTierGiBPerNode": 64, "fs": {"hostPath": {"path": "/mnt/nvme"}, "sizePerNode": "1Ti"}}}
 # What a tier may be beside the examples, and what an engine may be in it: the example, and what is changed of both.
 VARIATIONS: dict[str, tuple[str, Change | None]] = {
     **{name: (name, None) for name in examples.names()},
     "Mooncake over TCP": ("mooncake", over_tcp),
     "Mooncake behind SGLang over TCP": ("sglang-mooncake", over_tcp),
     "Nixl in files": ("nixl-storage", in_files),
+    "HiCache alone": ("hicache-mooncake", behind_hicache(None)),
+    "HiCache and a claim": ("hicache-mooncake", behind_hicache(CLAIM)),
+    "HiCache and Nixl": ("hicache-mooncake", behind_hicache({"backend": "Nixl"}, nixl=NIXL)),
     "Nixl decode": ("nixl-p2p", role("Decode")),
 }
 
@@ -181,7 +198,7 @@ def test_sglang_understands_what_is_rendered(read: Read, name: str, parser: str)
     assert {name: str(found["hicache"][name]) for name in hicache} == hicache
     assert found["args"]["enable_hierarchical_cache"] == "True"
     extra, *prefetch = found["extra"]
-    assert extra == json.loads(hicache["hicache_storage_backend_extra_config"])
+    assert extra == json.loads(hicache.get("hicache_storage_backend_extra_config", "{}"))
     assert prefetch == [256, 1.0, 0.25, False]
 
 
