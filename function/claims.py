@@ -104,7 +104,8 @@ def join(
 def as_composed(template: kube.Manifest) -> kube.Manifest:
     """Give a template as it was composed, without what a control plane adds to it."""
     metadata = template["metadata"]
-    labels = {name: value for name, value in metadata["labels"].items() if not name.startswith("crossplane.io/")}
+    found = metadata.get("labels") or {}
+    labels = {name: value for name, value in found.items() if not name.startswith("crossplane.io/")}
     kept = {name: metadata[name] for name in ("name", "namespace") if name in metadata}
     return {
         "apiVersion": API_VERSION,

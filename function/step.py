@@ -4,6 +4,7 @@ An annotation on a pod template names its tier, in a workload of any composite, 
 earlier step desires stays as it is to the byte, but for the pod templates that are attached.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,8 +13,9 @@ from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
 from function import attach, attachment, claims, delivery, kube, memory, resolve, templates, tier, usage
-from function.api import Invalid, annotations
+from function.api import Invalid, annotations, parse
 from function.api.deployment import TierRef
+from function.api.template import ClaimTemplate, Template
 from function.attachment import (
     MEMORY_SHORT,
     NICS_NOT_ALIGNED,
@@ -46,6 +48,9 @@ LET_GO = f"{annotations.PREFIX}let-go"
 # On a ResourceClaimTemplate of ours, or its Object: the composition-resource-name of the workload that it is for.
 _CLAIMS_OF = f"{annotations.PREFIX}claims-of"
 
+# The provider config of an Object that names none.
+_DEFAULT_CONFIG = "default"
+
 # What a ModelDeployment's fields are called on a pod template; messages name one or the other.
 _TERMS = (
     ("engine.kvCache.role", f"annotation {annotations.PREFIX}role"),
@@ -68,21 +73,20 @@ def compose(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse) -> None
 
 @dataclass
 class Carrier:
-    """A desired resource with engines: a workload of the control plane, or the Object that carries one elsewhere."""
+    """A desired resource with engines: a workload of the control plane, or the Object that carries one elsewhere.
+
+    `namespace` and `name` are the workload's; empty where it does not say.
+    """
 
     key: str
     desired: fnv1.Resource
-    workload: kube.Manifest
+    namespace: str
+    name: str
     provider_config: str
     groups: Sequence[Group]
     latches: dict[str, str] = field(default_factory=dict)
     claims: list[kube.Manifest] = field(default_factory=list)
     hold: bool = False
-
-    @property
-    def namespace(self) -> str:
-        """The namespace that the workload is in; empty where it does not say."""
-        return str((self.workload.get("metadata") or {}).get("namespace") or "")
 
     def write(self, member: Member, template: kube.Manifest) -> None:
         """Replace one pod template."""
@@ -202,6 +206,12 @@ class Composer:
             Unreadable: the templates do not agree, or which engine it is cannot be told.
         """
         first, *rest = group.members
+        for member in group.members:
+            try:
+                parse(Template, member.template)
+            except Invalid as e:
+                text = re.sub(r"spec\.(spec|metadata)", r"\1", str(e))
+                raise Unreadable("InvalidTemplate", f"the pod template of {member.name} is wrong: {text}") from None
         for other in rest:
             if _own(first.annotations) != _own(other.annotations):
                 raise Unreadable(
@@ -310,9 +320,9 @@ class Composer:
         try:
             claim = claims.join(pod_spec, container, patch.devices, find, align=patch.align)
         except claims.Apart as why:
-            metadata = carrier.workload.get("metadata") or {}
-            named = {"name": metadata.get("name") or carrier.key, "namespace": metadata.get("namespace")}
-            claim = claims.own(patch.devices, kube.prune(named), str(why))
+            named = {"name": carrier.name or carrier.key}
+            placed = {"namespace": carrier.namespace} if carrier.namespace else {}
+            claim = claims.own(patch.devices, {**named, **placed}, str(why))
         carrier.claims.append(claim.template)
         if apart := attachment.not_aligned(patch, claim):
             self.put(NICS_NOT_ALIGNED, apart)
@@ -327,15 +337,17 @@ class Composer:
         desired.Clear()
         mark = {_CLAIMS_OF: carrier.key}
         if carrier.provider_config:
-            wrapper = kube.plain(carrier.desired.resource)
-            metadata = {"namespace": wrapper.get("metadata", {}).get("namespace"), "annotations": mark}
-            spec = {
-                "providerConfigRef": wrapper["spec"]["providerConfigRef"],
-                "readiness": {"policy": "SuccessfulCreate"},
-                "forProvider": {"manifest": template},
-            }
-            wrapped = {"apiVersion": wrapper["apiVersion"], "kind": wrapper["kind"]}
-            resource.update(desired, {**wrapped, "metadata": kube.prune(metadata), "spec": spec})
+            wrapper = carrier.desired.resource
+            namespace, config = (
+                kube.text(wrapper, "metadata", "namespace"),
+                kube.sub(wrapper, "spec", "providerConfigRef"),
+            )
+            metadata = {**({"namespace": namespace} if namespace else {}), "annotations": mark}
+            spec = {"readiness": {"policy": "SuccessfulCreate"}, "forProvider": {"manifest": template}}
+            if config is not None:
+                spec["providerConfigRef"] = kube.plain(config)
+            wrapped = {"apiVersion": kube.text(wrapper, "apiVersion"), "kind": kube.text(wrapper, "kind")}
+            resource.update(desired, {**wrapped, "metadata": metadata, "spec": spec})
         else:
             metadata = template["metadata"]
             resource.update(desired, {**template, "metadata": {**metadata, "annotations": mark}})
@@ -457,8 +469,8 @@ def _carrier(key: str, desired: fnv1.Resource) -> Carrier | None:
     provider_config, inner = _manifest(desired.resource)
     if inner is None or kube.text(inner, "kind") not in templates.KINDS:
         return None
-    workload = kube.plain(inner)
-    return Carrier(key, desired, workload, provider_config, templates.find(workload))
+    namespace, name = (kube.text(inner, "metadata", of) for of in ("namespace", "name"))
+    return Carrier(key, desired, namespace, name, provider_config, templates.find(kube.plain(inner)))
 
 
 def _claim_template(desired: fnv1.Resource) -> tuple[tuple[str, str, str], kube.Manifest] | None:
@@ -467,15 +479,26 @@ def _claim_template(desired: fnv1.Resource) -> tuple[tuple[str, str, str], kube.
     if manifest is None or kube.text(manifest, "kind") != claims.KIND:
         return None
     where = provider_config, kube.text(manifest, "metadata", "namespace"), kube.text(manifest, "metadata", "name")
-    return where, kube.plain(manifest)
+    template = kube.plain(manifest)
+    try:
+        parse(ClaimTemplate, template)
+    except Invalid:
+        return None
+    return where, template
 
 
 def _manifest(struct: structpb.Struct) -> tuple[str, structpb.Struct | None]:
-    """Give what an Object carries with its provider config, or a plain resource itself."""
+    """Give what an Object carries with its provider config, or a plain resource itself, which has none.
+
+    A ProviderConfig of a namespace is none of those that InferenceClusters name, whatever it is called.
+    """
     wrapped = kube.text(struct, "kind") == delivery.KIND and ".crossplane.io/" in kube.text(struct, "apiVersion")
     if not wrapped:
         return "", struct
-    return kube.text(struct, "spec", "providerConfigRef", "name"), kube.sub(struct, "spec", "forProvider", "manifest")
+    ref = kube.sub(struct, "spec", "providerConfigRef")
+    name = kube.text(ref, "name") or _DEFAULT_CONFIG
+    namespaced = kube.text(ref, "kind") == "ProviderConfig"
+    return f"ProviderConfig {name}" if namespaced else name, kube.sub(struct, "spec", "forProvider", "manifest")
 
 
 def _latched(observed: structpb.Struct) -> dict[str, str]:

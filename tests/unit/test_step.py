@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -585,6 +586,125 @@ def test_each_role_of_a_group_is_an_engine_of_its_own() -> None:
     ]
     story.required = [cluster()]
     assert story.render().composed["g"] == rendered.composed["g"]
+
+
+# --- what earlier steps may desire as well ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [
+        ("Job", "x"),
+        ("Job", {"template": "nightly"}),
+        ("Deployment", [1]),
+        ("Deployment", {"template": {"spec": "x"}}),
+        ("Deployment", {"template": {"spec": {"containers": "abc"}}}),
+        ("Deployment", {"template": {"metadata": "x", "spec": {"containers": [{}]}}}),
+        ("Deployment", {"template": {"metadata": {"annotations": 3}, "spec": {"containers": [{}]}}}),
+        ("LeaderWorkerSet", {"leaderWorkerTemplate": "x"}),
+        ("RoleBasedGroup", {"roles": {"a": 1}}),
+        ("RoleBasedGroup", {"roles": [None, "x", {"name": 1, "template": pod(annotations=None)}]}),
+    ],
+)
+@pytest.mark.parametrize("carry", [lambda manifest: manifest, wrap])
+def test_a_kind_of_the_same_name_that_is_something_else_is_none_of_ours(
+    kind: str, spec: Any, carry: Callable[[Manifest], Manifest]
+) -> None:
+    other = {"apiVersion": "example.org/v1", "kind": kind, "metadata": {"name": "o", "namespace": "default"}}
+    before = {"other": carry({**other, "spec": spec})} | desired(standalone(pod(MODEL)))
+    rendered = Step(before, **FORCED).render()
+    assert state(rendered, TIER_ATTACHED) == ("True", "Attached")
+    found = rendered.composed["other"]
+    assert (found if carry is not wrap else found["spec"]["forProvider"]["manifest"])["spec"] == spec
+
+
+def altered(**container: Any) -> Manifest:
+    given = pod(MODEL)
+    given["spec"]["containers"][0].update(container)
+    return given
+
+
+def altered_pod(**spec: Any) -> Manifest:
+    given = pod(MODEL)
+    given["spec"].update(spec)
+    return given
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(altered(**{name: None}) for name in ("command", "env", "volumeMounts", "resources", "ports")),
+        altered(securityContext=None, resources={"limits": None, "requests": None, "claims": None}),
+        altered(env=[{"name": "A"}, {"name": "B", "value": "b", "valueFrom": None}]),
+        *(altered_pod(**{name: None}) for name in ("volumes", "tolerations", "nodeSelector", "resourceClaims")),
+        *(altered_pod(**{name: None}) for name in ("initContainers", "affinity")),
+        altered_pod(affinity={"nodeAffinity": None}),
+        {**pod(MODEL), "metadata": {"labels": None, "annotations": TIER}},
+    ],
+)
+def test_what_is_null_is_as_if_it_were_not_said(given: Manifest) -> None:
+    rendered = Step(desired(standalone(given)), **FORCED).render()
+    assert state(rendered, TIER_ATTACHED) == ("True", "Attached")
+    assert wired(engine(rendered))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (altered(args=[MODEL, 5]), "spec.containers[0].args[1] (is 5)"),
+        (altered(args="--x"), "spec.containers[0].args (is '--x'): must be a list"),
+        (altered(env=[{"value": "x"}]), "spec.containers[0].env[0].name is required"),
+        (altered(env=[{"name": "A", "value": 3}]), "spec.containers[0].env[0].value"),
+        (altered(env=[None]), "spec.containers[0].env[0]: must be an object"),
+        (altered(name=None), "spec.containers[0].name is required"),
+        (altered(volumeMounts=[{"name": "x"}]), "spec.containers[0].volumeMounts[0].mountPath is required"),
+        (altered_pod(containers={"engine": {}}), "spec.containers: must be a list"),
+        (altered_pod(tolerations=[None]), "spec.tolerations[0]: must be an object"),
+        ({**pod(MODEL), "metadata": {"labels": {"a": 1}, "annotations": TIER}}, "metadata.labels.a (is 1)"),
+    ],
+)
+def test_a_template_that_is_none_says_so_and_costs_nothing_else(given: Manifest, says: str) -> None:
+    before = desired(standalone(given)) | {"fine": wrap(standalone(pod(MODEL)))}
+    rendered = Step(before, **FORCED).render()
+    assert state(rendered, TIER_ATTACHED) == ("False", "InvalidTemplate")
+    assert says in rendered.condition(TIER_ATTACHED)["message"]
+    assert untouched(rendered, {MAIN: before[MAIN]}) == {MAIN: before[MAIN]}
+    assert wired(engine(rendered, "fine"))
+    story = Step(desired(standalone(pod(MODEL))), **FORCED)
+    settled = story.settle()
+    story.before = desired(standalone(given))
+    assert template(story.render()) == template(settled)
+
+
+@pytest.mark.parametrize("spec", ["x", {"spec": {"devices": {"requests": ["x"]}}}])
+def test_a_claim_template_that_is_none_is_not_joined(spec: Any) -> None:
+    before = desired(standalone(pod(MODEL)))
+    before[THEIRS] = wrap({**claim(), "spec": spec})
+    story = nic_story(before)
+    assert [asks(t) for t in ours(story.render(), story).values()] == [[("kv-nic", 8)]]
+
+
+@pytest.mark.parametrize(
+    ("ref", "reason"),
+    [
+        (None, "Attached"),
+        ({"name": "default"}, "Attached"),
+        ({"kind": "ProviderConfig", "name": "default"}, "TierOnOtherCluster"),
+    ],
+)
+def test_an_object_goes_where_its_provider_config_says_or_by_default(ref: Manifest | None, reason: str) -> None:
+    carried = wrap(standalone(pod(MODEL)))
+    del carried["spec"]["providerConfigRef"]
+    if ref:
+        carried["spec"]["providerConfigRef"] = ref
+    story = Step({MAIN: carried}, **FORCED)
+    story.required[1] = cluster("default")
+    rendered = story.render()
+    assert state(rendered, TIER_ATTACHED)[1] == reason
+    assert (MAIN in rendered.composed) is (reason == "Attached")
+    if reason == "Attached":
+        assert wired(engine(rendered))
+        assert "template" not in rendered.composed[MAIN]["spec"]
 
 
 # --- identity -----------------------------------------------------------------------------------------------------
