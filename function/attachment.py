@@ -197,7 +197,7 @@ def _own_wiring(consumer: Consumer, patch: EnginePatch | None) -> Attachment | N
     if own := line.flags(*consumer.engine.kind.own_wiring):
         message = f"engine.args set {names(own)}, which stays as it is; remove it to have the tier attached"
     elif consumer.engine.kind.kv_transfer:
-        own_config = kv_transfer.read(line.written)
+        own_config = kv_transfer.of(line)
         if why := kv_transfer.conflict(own_config, patch.kv_transfer if patch else None, consumer.engine.version):
             message = f"engine.args set {kv_transfer.FLAG}, which {why}; remove it to have the tier attached"
     return Attachment(Condition(FALSE, "UserConfigured", message, warn=True)) if message else None

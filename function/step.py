@@ -231,7 +231,7 @@ class Composer:
         owner = (self.namespace, kube.text(self.xr, "metadata", "labels", _DEPLOYMENT) or self.name)
         said = pod.Said(owner, asked.version, asked.kv_cache.identity, asked.kv_cache.role, group.pods)
         views = [pod.view(kind, _container(member, container), said) for member in group.members]
-        wired = kv_transfer.read(views[0].line.written)
+        wired = kv_transfer.of(views[0].line)
         for member, view in zip(rest, views[1:], strict=True):
             if pod.joins(_container(member, container)):
                 continue
@@ -241,7 +241,7 @@ class Composer:
                     f"engine.command or args of {member.name} hide the engine's flags behind a shell or a variable; "
                     "put them as they are into engine.args to have the tier attached",
                 )
-            if kind.kv_transfer and kv_transfer.read(view.line.written) != wired:
+            if kind.kv_transfer and kv_transfer.of(view.line) != wired:
                 raise Unreadable(
                     "MembersDisagree",
                     f"{first.name} and {member.name} have different {kv_transfer.FLAG}; give all members of an engine "

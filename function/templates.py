@@ -87,10 +87,7 @@ def _group(
 def _object(value: Any, *path: str | int) -> kube.Manifest:
     """Find an object by its path; empty where something else is there, as in a kind of the same name elsewhere."""
     for step in path:
-        if isinstance(step, int):
-            value = value[step]
-        else:
-            value = value.get(step) if isinstance(value, dict) else None
+        value = value[step] if isinstance(step, int) else _object(value).get(step)
     return value if isinstance(value, dict) else {}
 
 
