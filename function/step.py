@@ -30,6 +30,8 @@ from function.backends.base import EnginePatch, Site, Tier
 from function.cluster import View as ClusterView
 from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
 from function.engines import Engine, kv_transfer, pod
+from function.engines.args import names
+from function.engines.kind import Kind
 from function.placement import POOL
 from function.templates import Group, Member
 from function.tier import Unavailable
@@ -93,6 +95,22 @@ class Carrier:
         base = ("spec", "forProvider", "manifest") if self.provider_config else ()
         kube.put(self.desired.resource, (*base, *member.path), template)
 
+    def keep(self, observed: structpb.Struct) -> None:
+        """Desire the workload as it is observed, and where it is: an Object that moves would forget what runs there."""
+        spec, there = self.desired.resource.get_or_create_struct("spec"), kube.sub(observed, "spec")
+        if there is None:
+            return
+        if self.provider_config:
+            for name in ("providerConfigRef", "forProvider"):
+                if name in there.fields:
+                    spec.fields[name].CopyFrom(there.fields[name])
+            return
+        scaled = "replicas" in spec.fields
+        spec.CopyFrom(there)
+        if not scaled and "replicas" in spec.fields:
+            # An autoscaler's.
+            del spec.fields["replicas"]
+
 
 class Composer:
     """One run over what earlier steps composed for one composite."""
@@ -103,6 +121,10 @@ class Composer:
         self.xr = req.observed.composite.resource
         self.name = kube.required_text(self.xr, "metadata", "name")
         self.namespace = kube.text(self.xr, "metadata", "namespace") or "default"
+        deployment = kube.text(self.xr, "metadata", "labels", _DEPLOYMENT)
+        who = (_DEPLOYMENT, deployment) if deployment else (kube.text(self.xr, "kind"), self.name)
+        # Whose models these are, as far as a path tells nothing of them.
+        self.owner = (self.namespace, *who)
         self.conditions = Conditions(VOCABULARY)
         self.decisions: list[tuple[str, Attachment]] = []
         # What earlier steps compose, by provider config, namespace and name.
@@ -160,7 +182,7 @@ class Composer:
         if not any(annotations.TIER in member.annotations for member in group.members):
             return
         try:
-            asked, container, engine = self.read(group)
+            asked, container, engine = self.read(carrier, group)
         except (Invalid, Unreadable) as e:
             self.decide(carrier, group, self.unreadable(e, observed, group))
             return
@@ -198,7 +220,7 @@ class Composer:
         carrier.latches |= attachment.latch(decision.patch, group.name)
         self.use_tier(carrier, group, decision.patch)
 
-    def read(self, group: Group) -> tuple[annotations.Asked, str, Engine]:
+    def read(self, carrier: Carrier, group: Group) -> tuple[annotations.Asked, str, Engine]:
         """Read what an engine's pod templates ask for, and see the engine as backends do.
 
         Raises:
@@ -228,26 +250,35 @@ class Composer:
                 f"neither the command nor the image of container {container!r} tells which engine it is; set "
                 f"annotation {annotations.PREFIX}engine to {' or '.join(pod.KINDS)}",
             )
-        owner = (self.namespace, kube.text(self.xr, "metadata", "labels", _DEPLOYMENT) or self.name)
-        said = pod.Said(owner, asked.version, asked.kv_cache.identity, asked.kv_cache.role, group.pods)
-        views = [pod.view(kind, _container(member, container), said) for member in group.members]
-        wired = kv_transfer.of(views[0].line)
-        for member, view in zip(rest, views[1:], strict=True):
-            if pod.joins(_container(member, container)):
-                continue
-            if view.line.hidden:
+        said = pod.Said(
+            self.owner,
+            asked.version,
+            asked.kv_cache.identity,
+            asked.kv_cache.role,
+            workload=carrier.key,
+            pods=group.pods,
+        )
+        views = [
+            pod.view(kind, _container(member, container), replace(said, pod=member.template["spec"]))
+            for member in group.members
+        ]
+        for member, view in zip(group.members, views, strict=True):
+            # A member that joins a Ray cluster runs what its leader starts; of a leader that does nobody knows what.
+            joins = pod.joins(_container(member, container))
+            if joins if member is first else view.line.hidden and not joins:
                 raise Unreadable(
                     "CommandHidesArgs",
                     f"engine.command or args of {member.name} hide the engine's flags behind a shell or a variable; "
                     "put them as they are into engine.args to have the tier attached",
                 )
-            if kind.kv_transfer and kv_transfer.of(view.line) != wired:
+            if different := _different(kind, views[0], view, flags=not joins):
                 raise Unreadable(
                     "MembersDisagree",
-                    f"{first.name} and {member.name} have different {kv_transfer.FLAG}; give all members of an engine "
-                    "the same",
+                    f"{first.name} and {member.name} have different {different}; give all members of an engine the "
+                    "same",
                 )
-        return asked, container, views[0]
+        # The leader of a gang may have no devices.
+        return asked, container, replace(views[0], dra=any(view.dra for view in views))
 
     def unreadable(self, why: "Invalid | Unreadable", observed: fnv1.Resource | None, group: Group) -> Attachment:
         """Keep what runs as it is where nobody can tell what is asked for; else start it without the tier."""
@@ -407,27 +438,19 @@ class Composer:
     def settle(self, carrier: Carrier) -> None:
         """Write the latches, or leave what runs as it is; what never ran does not start."""
         observed = self.req.observed.resources.get(carrier.key)
+        latches = carrier.latches
+        if carrier.hold and observed is not None:
+            latches = _latched(observed.resource)
+            carrier.keep(observed.resource)
         for template in self.observed_claims(carrier) if carrier.hold else carrier.claims:
             self.put_claim(carrier, template)
-        if not carrier.hold:
-            if carrier.latches:
-                metadata = carrier.desired.resource.get_or_create_struct("metadata")
-                metadata.get_or_create_struct("annotations").update(carrier.latches)
-            return
-        self.rsp.desired.composite.ready = fnv1.READY_FALSE
-        if observed is None:
+        if carrier.hold:
+            self.rsp.desired.composite.ready = fnv1.READY_FALSE
+        if carrier.hold and observed is None:
             del self.rsp.desired.resources[carrier.key]
-            return
-        path = ("spec", "forProvider", "manifest") if carrier.provider_config else ("spec",)
-        kept = kube.sub(observed.resource, *path)
-        if kept is not None:
-            place = carrier.desired.resource
-            for name in path[:-1]:
-                place = place.get_or_create_struct(name)
-            place.get_or_create_struct(path[-1]).CopyFrom(kept)
-        if own := _latched(observed.resource):
+        elif latches:
             metadata = carrier.desired.resource.get_or_create_struct("metadata")
-            metadata.get_or_create_struct("annotations").update(own)
+            metadata.get_or_create_struct("annotations").update(latches)
 
     # --- report -----------------------------------------------------------------------------------------------
 
@@ -509,6 +532,16 @@ def _latched(observed: structpb.Struct) -> dict[str, str]:
 
 def _own(found: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in found.items() if name.startswith(annotations.PREFIX)}
+
+
+def _different(kind: Kind, one: Engine, other: Engine, *, flags: bool) -> str:
+    """Say in what two members of an engine differ that must not; empty for nothing."""
+    if one.version != other.version:
+        return "versions of the engine"
+    if flags and kind.kv_transfer and kv_transfer.of(one.line) != kv_transfer.of(other.line):
+        return kv_transfer.FLAG
+    mine, theirs = (engine.line.flags(*kind.own_wiring) for engine in (one, other))
+    return names([*mine, *theirs]) if flags and mine != theirs else ""
 
 
 def _container(member: Member, name: str) -> kube.Manifest:

@@ -70,7 +70,7 @@ class Pod(Model):
     """A pod's spec."""
 
     containers: tuple[Container, ...]
-    init_containers: tuple[Named, ...] = ()
+    init_containers: tuple[Container, ...] = ()
     volumes: tuple[Named, ...] = ()
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: Objects = ()

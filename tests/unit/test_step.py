@@ -9,7 +9,7 @@ import pytest
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 
 from function import fn
-from function.attachment import MEMORY_SHORT, NICS_NOT_ALIGNED, TIER_ATTACHED, TIER_UNUSED
+from function.attachment import MEMORY_SHORT, MULTIPROCESS_FORCED, NICS_NOT_ALIGNED, TIER_ATTACHED, TIER_UNUSED
 from function.kube import ANNOTATION_PATCH, Manifest
 from function.render import Rendered, render, request
 from tests.lint.schemas import schema_errors
@@ -229,6 +229,30 @@ def test_a_changed_model_waits_while_the_tier_cannot_be_asked() -> None:
     assert "waits" in rendered.condition(TIER_ATTACHED)["message"]
 
 
+def test_what_waits_stays_on_its_cluster() -> None:
+    story = Step(desired(standalone(pod(MODEL))))
+    settled = story.settle()
+    story.required = [cluster()]
+    story.before = {MAIN: wrap(standalone(pod("--model=other/model")), modelplane.AVAILABLE, "us-kubeconfig")}
+    rendered = story.render()
+    assert rendered.composed[MAIN]["spec"]["providerConfigRef"] == settled.composed[MAIN]["spec"]["providerConfigRef"]
+    assert template(rendered) == template(settled)
+
+
+def test_a_plain_workload_that_waits_is_still_scaled_by_whoever_does() -> None:
+    composite = {**replica(), "metadata": {"name": "r", "namespace": "default"}}
+    workload = standalone(pod(MODEL))
+    del workload["spec"]["replicas"]
+    story = Step({"w": workload}, composite)
+    story.required[1]["spec"] = {"cluster": {"source": "Local"}}
+    settled = story.settle()
+    (found,) = [m for m in story.observed if m["kind"] == "Deployment"]
+    found["spec"]["replicas"] = 7
+    story.required = [story.required[1]]
+    story.before["w"]["spec"]["template"] = pod("--model=other/model")
+    assert story.render().composed["w"]["spec"] == settled.composed["w"]["spec"]
+
+
 # --- in use -------------------------------------------------------------------------------------------------------
 
 
@@ -387,6 +411,40 @@ def test_members_that_are_wired_differently_are_not_attached() -> None:
     own = '--kv-transfer-config={"kv_connector":"NixlConnector","kv_role":"kv_both"}'
     story = gang_story(pod(own, command=SERVE), pod("--headless", command=SERVE, leader=False))
     assert state(story.render(), TIER_ATTACHED) == ("False", "MembersDisagree")
+
+
+@pytest.mark.parametrize(
+    ("leader", "worker"),
+    [
+        ({}, {"image": "vllm/vllm-openai:v0.22.0"}),
+        ({}, {"args": ["--kv-offloading-size=8"]}),
+        ({"image": "vllm/vllm-openai:latest"}, {}),
+    ],
+)
+def test_members_that_are_not_one_engine_are_not_attached(leader: Manifest, worker: Manifest) -> None:
+    members = [
+        pod(*own.pop("args", ()), **{"command": SERVE, **own}, leader=first)
+        for own, first in ((dict(leader), True), (dict(worker), False))
+    ]
+    before = desired(gang(*members))
+    story = gang_story(*members)
+    rendered = story.render()
+    assert state(rendered, TIER_ATTACHED) == ("False", "MembersDisagree")
+    assert untouched(rendered, before) == before
+
+
+def test_a_leader_that_only_starts_ray_runs_an_engine_that_nobody_sees() -> None:
+    head = ["ray", "start", "--head", "--block"]
+    rendered = gang_story(pod(command=head), pod(command=head, leader=False)).render()
+    assert state(rendered, TIER_ATTACHED) == ("False", "CommandHidesArgs")
+
+
+def test_a_gang_whose_workers_alone_claim_gpus_claims_them() -> None:
+    leader = pod(command=SERVE)
+    del leader["spec"]["containers"][0]["resources"]
+    story = Step(desired(gang(leader, pod(command=SERVE, leader=False))), **FORCED)
+    story.before[MAIN]["spec"]["forProvider"]["manifest"]["spec"]["leaderWorkerTemplate"]["size"] = 1
+    assert state(story.render(), MULTIPROCESS_FORCED)[0] == "True"
 
 
 def test_a_shell_in_a_worker_hides_its_flags() -> None:
@@ -721,6 +779,40 @@ def test_replicas_of_one_deployment_share_and_other_deployments_do_not() -> None
     stories[2].composite["metadata"]["labels"]["modelplane.ai/deployment"] = "mistral"
     one, two, other = (seed(story.render()) for story in stories)
     assert one == two != other
+
+
+def test_composites_of_one_name_and_another_kind_do_not_share() -> None:
+    stories = [Step(desired(standalone(pod("--model=/mnt/models")))) for _ in range(3)]
+    for story, kind in zip(stories, ("XServing", "XServing", "XChat"), strict=True):
+        story.composite["kind"] = kind
+        del story.composite["metadata"]["labels"]
+    one, same, other = (seed(story.render()) for story in stories)
+    assert one == same != other
+
+
+def files(claim_name: str, path: str = "/mnt/models", **init: Any) -> Manifest:
+    given = pod("--model=/mnt/models/a")
+    given["spec"]["volumes"].append({"name": "files", "persistentVolumeClaim": {"claimName": claim_name}})
+    given["spec"]["containers"][0]["volumeMounts"] += [{"name": "files", "mountPath": path}]
+    if init:
+        mounts = [{"name": "files", "mountPath": "/out"}]
+        given["spec"]["initContainers"] = [{"name": "get", "image": "get", "volumeMounts": mounts, **init}]
+    return given
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "share"),
+    [
+        (files("a"), files("a"), True),
+        (files("a"), files("b"), False),
+        (files("a", "/mnt/models/a/b"), files("b", "/mnt/models/a/b"), False),
+        (files("a", "/mnt/other"), files("b", "/mnt/other"), True),
+        (files("a", args=["llama"]), files("a", args=["mistral"]), False),
+    ],
+)
+def test_a_path_is_what_is_mounted_there(one: Manifest, two: Manifest, share: bool) -> None:
+    first, second = (seed(Step(desired(standalone(given))).render()) for given in (one, two))
+    assert (first == second) is share
 
 
 def test_a_path_goes_in_process_unless_it_is_vouched_for() -> None:
