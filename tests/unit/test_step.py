@@ -637,11 +637,29 @@ def test_each_role_of_a_group_is_an_engine_of_its_own() -> None:
     assert found[2:] == roles[2:]
     latches = [name for name in rendered.composed["g"]["metadata"]["annotations"] if name.startswith(ANNOTATION_PATCH)]
     assert sorted(latches) == [
+        f"{ANNOTATION_PATCH}-hash.decode",
+        f"{ANNOTATION_PATCH}-hash.prefill",
         f"{ANNOTATION_PATCH}.decode",
-        f"{ANNOTATION_PATCH}.decode-hash",
         f"{ANNOTATION_PATCH}.prefill",
-        f"{ANNOTATION_PATCH}.prefill-hash",
     ]
+    story.required = [cluster()]
+    assert story.render().composed["g"] == rendered.composed["g"]
+
+
+def test_roles_of_any_names_are_told_apart() -> None:
+    names = ("x", "x-hash", "a" * 60, "a" * 61)
+    roles = [{"name": name, "replicas": 1, "template": pod(MODEL)} for name in names]
+    group = {
+        "apiVersion": "workloads.x-k8s.io/v1alpha1",
+        "kind": "RoleBasedGroup",
+        "metadata": {"name": "g", "namespace": "default"},
+        "spec": {"roles": roles},
+    }
+    story = Step({"g": wrap(group)}, **FORCED)
+    rendered = story.settle()
+    latches = [name for name in rendered.composed["g"]["metadata"]["annotations"] if name.startswith(ANNOTATION_PATCH)]
+    assert len(latches) == 2 * len(names)
+    assert max(len(name.partition("/")[2]) for name in latches) <= 63
     story.required = [cluster()]
     assert story.render().composed["g"] == rendered.composed["g"]
 
