@@ -90,6 +90,10 @@ class Carrier:
     claims: list[kube.Manifest] = field(default_factory=list)
     hold: bool = False
 
+    def engine(self, group: Group) -> str:
+        """Name one of its engines, for messages."""
+        return f"{self.key}/{group.name}" if group.name else self.key
+
     def write(self, member: Member, template: kube.Manifest) -> None:
         """Replace one pod template."""
         base = ("spec", "forProvider", "manifest") if self.provider_config else ()
@@ -127,6 +131,8 @@ class Composer:
         self.owner = (self.namespace, *who)
         self.conditions = Conditions(VOCABULARY)
         self.decisions: list[tuple[str, Attachment]] = []
+        # By type and engine.
+        self.warnings: dict[str, dict[str, list[Condition]]] = {}
         # What earlier steps compose, by provider config, namespace and name.
         self.claim_templates = dict(filter(None, map(_claim_template, rsp.desired.resources.values())))
 
@@ -152,13 +158,14 @@ class Composer:
         desires is deleted.
         """
         engines = kube.at(self.xr, "spec", "engines")
-        named = [kube.text(e.struct_value, "name") for e in engines.list_value.values] if engines is not None else []
-        let_go = kube.text(self.xr, "metadata", "annotations", LET_GO).split(",")
+        named = {kube.text(e.struct_value, "name") for e in engines.list_value.values} if engines is not None else None
+        let_go = [key.strip() for key in kube.text(self.xr, "metadata", "annotations", LET_GO).split(",")]
         found = []
         for key, observed in sorted(self.req.observed.resources.items()):
             if key in self.rsp.desired.resources or not _latched(observed.resource):
                 continue
-            gone = key.startswith(_MODELPLANE_WORKLOAD) and key.removeprefix(_MODELPLANE_WORKLOAD) not in named
+            theirs = named is not None and key.startswith(_MODELPLANE_WORKLOAD)
+            gone = theirs and key.removeprefix(_MODELPLANE_WORKLOAD) not in (named or ())
             if not gone and key not in let_go:
                 found.append(key)
         return found
@@ -204,19 +211,18 @@ class Composer:
         self.decide(carrier, group, decision)
         if decision.patch is None or decision.hold:
             return
-        if unused := attachment.role_unused(engine, decision.patch):
-            self.put(ROLE_UNUSED, unused)
+        name = carrier.engine(group)
+        self.warn(name, ROLE_UNUSED, attachment.role_unused(engine, decision.patch))
         for notice in decision.patch.notices:
-            self.put(notice.type, Condition(TRUE, notice.reason, notice.message, warn=True))
+            self.warn(name, notice.type, Condition(TRUE, notice.reason, notice.message, warn=True))
         for member in group.members:
-            if short := memory.short(_container(member, container), decision.patch, engine):
-                self.put(MEMORY_SHORT, short)
+            self.warn(name, MEMORY_SHORT, memory.short(_container(member, container), decision.patch, engine))
             flags = not pod.joins(_container(member, container))
             claim = self.claim(carrier, member, container, decision.patch)
+            self.warn(name, NICS_NOT_ALIGNED, attachment.not_aligned(decision.patch, claim))
             template, overridden = attach.apply(member.template, decision.patch, container, flags=flags, claim=claim)
             carrier.write(member, template)
-            if own := attachment.overrides(decision.patch, overridden):
-                self.put(USER_OVERRIDES, own)
+            self.warn(name, USER_OVERRIDES, attachment.overrides(decision.patch, overridden))
         carrier.latches |= attachment.latch(decision.patch, group.name)
         self.use_tier(carrier, group, decision.patch)
 
@@ -355,8 +361,6 @@ class Composer:
             placed = {"namespace": carrier.namespace} if carrier.namespace else {}
             claim = claims.own(patch.devices, {**named, **placed}, str(why))
         carrier.claims.append(claim.template)
-        if apart := attachment.not_aligned(patch, claim):
-            self.put(NICS_NOT_ALIGNED, apart)
         return claim
 
     def put_claim(self, carrier: Carrier, template: kube.Manifest) -> None:
@@ -397,8 +401,7 @@ class Composer:
 
     def decide(self, carrier: Carrier, group: Group, decision: Attachment) -> None:
         """Note what became of an engine."""
-        name = f"{carrier.key}/{group.name}" if group.name else carrier.key
-        self.decisions.append((name, decision))
+        self.decisions.append((carrier.engine(group), decision))
         carrier.hold = carrier.hold or decision.hold
 
     def use_tier(self, carrier: Carrier, group: Group, patch: EnginePatch) -> None:
@@ -459,7 +462,13 @@ class Composer:
         message = condition.message
         for field_, annotation in _TERMS:
             message = message.replace(field_, annotation)
-        self.conditions.set(type_, condition.status, condition.reason, message, warn=condition.warn)
+        self.conditions.put(type_, replace(condition, message=message))
+
+    def warn(self, name: str, type_: str, condition: Condition | None) -> None:
+        """Note what somebody should look at, in an engine of that name."""
+        told = self.warnings.setdefault(type_, {})
+        if condition and condition not in told.setdefault(name, []):
+            told[name].append(condition)
 
     def report(self) -> None:
         """Say what became of the engines: the worst of them, by name where they are several.
@@ -468,10 +477,16 @@ class Composer:
         """
         if not self.decisions and not kube.condition(self.xr, TIER_ATTACHED)[0]:
             return
+        several = len(self.decisions) > 1
+        for type_, by_engine in self.warnings.items():
+            found = [
+                (f"{name}: {c.message}" if several else c.message, c) for name, cs in by_engine.items() for c in cs
+            ]
+            if found:
+                self.put(type_, replace(found[0][1], message="; ".join(message for message, _ in found)))
         if self.decisions:
             order = {FALSE: 0, UNKNOWN: 1, TRUE: 2}
             worst = min((d.condition for _, d in self.decisions), key=lambda c: (order[c.status], not c.warn))
-            several = len(self.decisions) > 1
             told = [f"{name}: {d.condition.message}" if several else d.condition.message for name, d in self.decisions]
             warn = any(d.condition.warn for _, d in self.decisions)
             self.put(TIER_ATTACHED, Condition(worst.status, worst.reason, "; ".join(told), warn=warn))

@@ -329,6 +329,16 @@ def test_a_workload_of_any_composite_goes_where_its_owner_lets_it() -> None:
     assert not story.render().fatal
 
 
+def test_a_key_like_modelplanes_is_let_go_by_no_other_composite() -> None:
+    composite = {"apiVersion": "example.org/v1", "kind": "XServing", "metadata": {"name": "x", "namespace": "ml-team"}}
+    story = Step({MAIN: wrap(standalone(pod(MODEL))), "more": wrap(standalone(pod(MODEL)))}, composite)
+    story.settle()
+    story.before = {}
+    assert story.render().fatal
+    story.composite["metadata"]["annotations"] = {"kv-offload.modelplane.ai/let-go": f"more, {MAIN}"}
+    assert not story.render().fatal
+
+
 def test_an_unattached_workload_may_go_as_it_would_without_us() -> None:
     story = Step(desired(standalone(pod(MODEL, annotations=None))))
     story.settle()
@@ -388,6 +398,17 @@ def test_a_member_that_asks_for_too_little_memory_is_said_and_one_that_asks_for_
     rendered = story.render()
     assert engine(rendered)["resources"] == {"claims": [{"name": "devices"}], "requests": {"memory": "16384Mi"}}
     assert state(rendered, MEMORY_SHORT) == ("False", "Nothing")
+
+
+def test_what_several_engines_are_warned_of_is_all_said() -> None:
+    little = {"claims": [{"name": "devices"}], "limits": {"memory": "32Gi"}}
+    words = (MODEL, "--tensor-parallel-size=8")
+    given = {name: wrap(standalone(pod(*words, resources=little))) for name in ("a", "b")}
+    message = Step(given).render().condition(MEMORY_SHORT)["message"]
+    assert [part.partition(": the engine's container")[0] for part in message.split("; ") if "asks for" in part] == [
+        "a",
+        "b",
+    ]
 
 
 def test_a_worker_that_joins_ray_gets_files_and_variables_but_no_flags() -> None:
@@ -912,6 +933,17 @@ def test_what_cannot_be_aligned_is_said() -> None:
     assert state(rendered, TIER_ATTACHED) == ("True", "Attached")
     silent = nic_story(desired(standalone(pod(MODEL))), engines=4, align=False).render()
     assert state(silent, NICS_NOT_ALIGNED) == ("False", "Nothing")
+
+
+def test_a_request_that_another_container_goes_by_is_not_split() -> None:
+    given = pod(MODEL)
+    seen = {"resources": {"claims": [{"name": "devices", "request": "gpu"}]}}
+    given["spec"]["containers"].append({"name": "exporter", "image": "e", **seen})
+    story = nic_story(desired(standalone(given)))
+    rendered = story.render()
+    ((_, joined),) = ours(rendered, story).items()
+    assert asks(joined) == [("gpu", 8), ("kv-nic", 8)]
+    assert "container 'exporter' sees only request 'gpu'" in rendered.condition(NICS_NOT_ALIGNED)["message"]
 
 
 def test_an_engine_whose_template_is_not_here_gets_a_second_claim() -> None:
