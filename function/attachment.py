@@ -32,6 +32,9 @@ WARNINGS = (
     *(MEMORY_SHORT, NICS_NOT_ALIGNED),
 )
 
+# An engine's name behind "patch-hash." in an annotation's.
+_LONGEST_OF = 52
+
 # Fields of a tier that no engine sees: changing one must not let a new function version write a patch anew.
 _UNSEEN = frozenset({"update_strategy", "allowed_namespaces"})
 
@@ -164,11 +167,11 @@ def latched(observed: structpb.Struct | None, of: str = "") -> EnginePatch | Non
     Raises:
         Malformed: somebody changed it.
     """
-    key = _latch_key(of)
+    key, key_of_hash = _latch_keys(of)
     text = kube.text(observed, "metadata", "annotations", key)
     if not text:
         return None
-    if kube.text(observed, "metadata", "annotations", f"{key}-hash") != kube.digest(text)[:12]:
+    if kube.text(observed, "metadata", "annotations", key_of_hash) != kube.digest(text)[:12]:
         name = kube.text(observed, "metadata", "name")
         raise kube.Malformed(f"annotation {key} of {kube.text(observed, 'kind')} {name} was changed; put it back")
     return EnginePatch.from_json(text)
@@ -177,11 +180,14 @@ def latched(observed: structpb.Struct | None, of: str = "") -> EnginePatch | Non
 def latch(patch: EnginePatch, of: str = "") -> Mapping[str, str]:
     """Write what attaches an engine as annotations of what carries it."""
     text = patch.to_json()
-    return {_latch_key(of): text, f"{_latch_key(of)}-hash": kube.digest(text)[:12]}
+    key, key_of_hash = _latch_keys(of)
+    return {key: text, key_of_hash: kube.digest(text)[:12]}
 
 
-def _latch_key(of: str) -> str:
-    return f"{kube.ANNOTATION_PATCH}.{of}" if of else kube.ANNOTATION_PATCH
+def _latch_keys(of: str) -> tuple[str, str]:
+    """Name the annotations of a latch and of its hash, each of 63 characters at most behind the domain."""
+    which = "" if not of else f".{of}" if len(of) <= _LONGEST_OF else f".{kube.child_name(of, longest=_LONGEST_OF)}"
+    return f"{kube.ANNOTATION_PATCH}{which}", f"{kube.ANNOTATION_PATCH}-hash{which}"
 
 
 # --- the decision -------------------------------------------------------------------------------------------------
@@ -197,7 +203,7 @@ def _own_wiring(consumer: Consumer, patch: EnginePatch | None) -> Attachment | N
     if own := line.flags(*consumer.engine.kind.own_wiring):
         message = f"engine.args set {names(own)}, which stays as it is; remove it to have the tier attached"
     elif consumer.engine.kind.kv_transfer:
-        own_config = kv_transfer.read(line.written)
+        own_config = kv_transfer.of(line)
         if why := kv_transfer.conflict(own_config, patch.kv_transfer if patch else None, consumer.engine.version):
             message = f"engine.args set {kv_transfer.FLAG}, which {why}; remove it to have the tier attached"
     return Attachment(Condition(FALSE, "UserConfigured", message, warn=True)) if message else None

@@ -86,7 +86,9 @@ def join(
         raise Apart(f"the engine's claim has a request {min(clash)!r} of its own")
     if align:
         try:
-            added, split = _aligned(claim, devices)
+            aligned = _aligned(claim, devices)
+            _named(pod, name, aligned[1])
+            added, split = aligned
         except Apart as why:
             apart = str(why)
     # What names no request is meant for all that were there.
@@ -104,7 +106,8 @@ def join(
 def as_composed(template: kube.Manifest) -> kube.Manifest:
     """Give a template as it was composed, without what a control plane adds to it."""
     metadata = template["metadata"]
-    labels = {name: value for name, value in metadata["labels"].items() if not name.startswith("crossplane.io/")}
+    found = metadata.get("labels") or {}
+    labels = {name: value for name, value in found.items() if not name.startswith("crossplane.io/")}
     kept = {name: metadata[name] for name in ("name", "namespace") if name in metadata}
     return {
         "apiVersion": API_VERSION,
@@ -194,6 +197,15 @@ def _aligned(
     if len({r["name"] for r in added}) < len(added):
         raise Apart("requests of the engine's claim have the names that single GPUs or NICs would get")
     return {"requests": added, "constraints": constraints}, {n: [r["name"] for r in ones] for n, ones in split.items()}
+
+
+def _named(pod: kube.Manifest, claim: str, split: Mapping[str, Sequence[str]]) -> None:
+    """Check that no container of the pod goes by the name of a request that is split."""
+    for container in [*pod["containers"], *(pod.get("initContainers") or ())]:
+        for used in (container.get("resources") or {}).get("claims") or ():
+            request = used.get("request")
+            if used.get("name") == claim and len(split.get(request, ())) > 1:
+                raise Apart(f"container {container.get('name')!r} sees only request {request!r} of the engine's claim")
 
 
 def _split(request: kube.Manifest) -> list[kube.Manifest]:

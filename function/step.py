@@ -4,6 +4,7 @@ An annotation on a pod template names its tier, in a workload of any composite, 
 earlier step desires stays as it is to the byte, but for the pod templates that are attached.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,8 +13,9 @@ from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
 from function import attach, attachment, claims, delivery, kube, memory, resolve, templates, tier, usage
-from function.api import Invalid, annotations
+from function.api import Invalid, annotations, parse
 from function.api.deployment import TierRef
+from function.api.template import ClaimTemplate, Template
 from function.attachment import (
     MEMORY_SHORT,
     NICS_NOT_ALIGNED,
@@ -28,6 +30,8 @@ from function.backends.base import EnginePatch, Site, Tier
 from function.cluster import View as ClusterView
 from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
 from function.engines import Engine, kv_transfer, pod
+from function.engines.args import names
+from function.engines.kind import Kind
 from function.placement import POOL
 from function.templates import Group, Member
 from function.tier import Unavailable
@@ -45,6 +49,9 @@ LET_GO = f"{annotations.PREFIX}let-go"
 
 # On a ResourceClaimTemplate of ours, or its Object: the composition-resource-name of the workload that it is for.
 _CLAIMS_OF = f"{annotations.PREFIX}claims-of"
+
+# The provider config of an Object that names none.
+_DEFAULT_CONFIG = "default"
 
 # What a ModelDeployment's fields are called on a pod template; messages name one or the other.
 _TERMS = (
@@ -68,26 +75,45 @@ def compose(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse) -> None
 
 @dataclass
 class Carrier:
-    """A desired resource with engines: a workload of the control plane, or the Object that carries one elsewhere."""
+    """A desired resource with engines: a workload of the control plane, or the Object that carries one elsewhere.
+
+    `namespace` and `name` are the workload's; empty where it does not say.
+    """
 
     key: str
     desired: fnv1.Resource
-    workload: kube.Manifest
+    namespace: str
+    name: str
     provider_config: str
     groups: Sequence[Group]
     latches: dict[str, str] = field(default_factory=dict)
     claims: list[kube.Manifest] = field(default_factory=list)
     hold: bool = False
 
-    @property
-    def namespace(self) -> str:
-        """The namespace that the workload is in; empty where it does not say."""
-        return str((self.workload.get("metadata") or {}).get("namespace") or "")
+    def engine(self, group: Group) -> str:
+        """Name one of its engines, for messages."""
+        return f"{self.key}/{group.name}" if group.name else self.key
 
     def write(self, member: Member, template: kube.Manifest) -> None:
         """Replace one pod template."""
         base = ("spec", "forProvider", "manifest") if self.provider_config else ()
         kube.put(self.desired.resource, (*base, *member.path), template)
+
+    def keep(self, observed: structpb.Struct) -> None:
+        """Desire the workload as it is observed, and where it is: an Object that moves would forget what runs there."""
+        spec, there = self.desired.resource.get_or_create_struct("spec"), kube.sub(observed, "spec")
+        if there is None:
+            return
+        if self.provider_config:
+            for name in ("providerConfigRef", "forProvider"):
+                if name in there.fields:
+                    spec.fields[name].CopyFrom(there.fields[name])
+            return
+        scaled = "replicas" in spec.fields
+        spec.CopyFrom(there)
+        if not scaled and "replicas" in spec.fields:
+            # An autoscaler's.
+            del spec.fields["replicas"]
 
 
 class Composer:
@@ -99,8 +125,14 @@ class Composer:
         self.xr = req.observed.composite.resource
         self.name = kube.required_text(self.xr, "metadata", "name")
         self.namespace = kube.text(self.xr, "metadata", "namespace") or "default"
+        deployment = kube.text(self.xr, "metadata", "labels", _DEPLOYMENT)
+        who = (_DEPLOYMENT, deployment) if deployment else (kube.text(self.xr, "kind"), self.name)
+        # Whose models these are, as far as a path tells nothing of them.
+        self.owner = (self.namespace, *who)
         self.conditions = Conditions(VOCABULARY)
         self.decisions: list[tuple[str, Attachment]] = []
+        # By type and engine.
+        self.warnings: dict[str, dict[str, list[Condition]]] = {}
         # What earlier steps compose, by provider config, namespace and name.
         self.claim_templates = dict(filter(None, map(_claim_template, rsp.desired.resources.values())))
 
@@ -126,13 +158,14 @@ class Composer:
         desires is deleted.
         """
         engines = kube.at(self.xr, "spec", "engines")
-        named = [kube.text(e.struct_value, "name") for e in engines.list_value.values] if engines is not None else []
-        let_go = kube.text(self.xr, "metadata", "annotations", LET_GO).split(",")
+        named = {kube.text(e.struct_value, "name") for e in engines.list_value.values} if engines is not None else None
+        let_go = [key.strip() for key in kube.text(self.xr, "metadata", "annotations", LET_GO).split(",")]
         found = []
         for key, observed in sorted(self.req.observed.resources.items()):
             if key in self.rsp.desired.resources or not _latched(observed.resource):
                 continue
-            gone = key.startswith(_MODELPLANE_WORKLOAD) and key.removeprefix(_MODELPLANE_WORKLOAD) not in named
+            theirs = named is not None and key.startswith(_MODELPLANE_WORKLOAD)
+            gone = theirs and key.removeprefix(_MODELPLANE_WORKLOAD) not in (named or ())
             if not gone and key not in let_go:
                 found.append(key)
         return found
@@ -156,7 +189,7 @@ class Composer:
         if not any(annotations.TIER in member.annotations for member in group.members):
             return
         try:
-            asked, container, engine = self.read(group)
+            asked, container, engine = self.read(carrier, group)
         except (Invalid, Unreadable) as e:
             self.decide(carrier, group, self.unreadable(e, observed, group))
             return
@@ -178,23 +211,22 @@ class Composer:
         self.decide(carrier, group, decision)
         if decision.patch is None or decision.hold:
             return
-        if unused := attachment.role_unused(engine, decision.patch):
-            self.put(ROLE_UNUSED, unused)
+        name = carrier.engine(group)
+        self.warn(name, ROLE_UNUSED, attachment.role_unused(engine, decision.patch))
         for notice in decision.patch.notices:
-            self.put(notice.type, Condition(TRUE, notice.reason, notice.message, warn=True))
+            self.warn(name, notice.type, Condition(TRUE, notice.reason, notice.message, warn=True))
         for member in group.members:
-            if short := memory.short(_container(member, container), decision.patch, engine):
-                self.put(MEMORY_SHORT, short)
+            self.warn(name, MEMORY_SHORT, memory.short(_container(member, container), decision.patch, engine))
             flags = not pod.joins(_container(member, container))
             claim = self.claim(carrier, member, container, decision.patch)
+            self.warn(name, NICS_NOT_ALIGNED, attachment.not_aligned(decision.patch, claim))
             template, overridden = attach.apply(member.template, decision.patch, container, flags=flags, claim=claim)
             carrier.write(member, template)
-            if own := attachment.overrides(decision.patch, overridden):
-                self.put(USER_OVERRIDES, own)
+            self.warn(name, USER_OVERRIDES, attachment.overrides(decision.patch, overridden))
         carrier.latches |= attachment.latch(decision.patch, group.name)
         self.use_tier(carrier, group, decision.patch)
 
-    def read(self, group: Group) -> tuple[annotations.Asked, str, Engine]:
+    def read(self, carrier: Carrier, group: Group) -> tuple[annotations.Asked, str, Engine]:
         """Read what an engine's pod templates ask for, and see the engine as backends do.
 
         Raises:
@@ -202,6 +234,12 @@ class Composer:
             Unreadable: the templates do not agree, or which engine it is cannot be told.
         """
         first, *rest = group.members
+        for member in group.members:
+            try:
+                parse(Template, member.template)
+            except Invalid as e:
+                text = re.sub(r"spec\.(spec|metadata)", r"\1", str(e))
+                raise Unreadable("InvalidTemplate", f"the pod template of {member.name} is wrong: {text}") from None
         for other in rest:
             if _own(first.annotations) != _own(other.annotations):
                 raise Unreadable(
@@ -218,26 +256,35 @@ class Composer:
                 f"neither the command nor the image of container {container!r} tells which engine it is; set "
                 f"annotation {annotations.PREFIX}engine to {' or '.join(pod.KINDS)}",
             )
-        owner = (self.namespace, kube.text(self.xr, "metadata", "labels", _DEPLOYMENT) or self.name)
-        said = pod.Said(owner, asked.version, asked.kv_cache.identity, asked.kv_cache.role, group.pods)
-        views = [pod.view(kind, _container(member, container), said) for member in group.members]
-        wired = kv_transfer.read(views[0].line.written)
-        for member, view in zip(rest, views[1:], strict=True):
-            if pod.joins(_container(member, container)):
-                continue
-            if view.line.hidden:
+        said = pod.Said(
+            self.owner,
+            asked.version,
+            asked.kv_cache.identity,
+            asked.kv_cache.role,
+            workload=carrier.key,
+            pods=group.pods,
+        )
+        views = [
+            pod.view(kind, _container(member, container), replace(said, pod=member.template["spec"]))
+            for member in group.members
+        ]
+        for member, view in zip(group.members, views, strict=True):
+            # A member that joins a Ray cluster runs what its leader starts; of a leader that does nobody knows what.
+            joins = pod.joins(_container(member, container))
+            if joins if member is first else view.line.hidden and not joins:
                 raise Unreadable(
                     "CommandHidesArgs",
                     f"engine.command or args of {member.name} hide the engine's flags behind a shell or a variable; "
                     "put them as they are into engine.args to have the tier attached",
                 )
-            if kind.kv_transfer and kv_transfer.read(view.line.written) != wired:
+            if different := _different(kind, views[0], view, flags=not joins):
                 raise Unreadable(
                     "MembersDisagree",
-                    f"{first.name} and {member.name} have different {kv_transfer.FLAG}; give all members of an engine "
-                    "the same",
+                    f"{first.name} and {member.name} have different {different}; give all members of an engine the "
+                    "same",
                 )
-        return asked, container, views[0]
+        # The leader of a gang may have no devices.
+        return asked, container, replace(views[0], dra=any(view.dra for view in views))
 
     def unreadable(self, why: "Invalid | Unreadable", observed: fnv1.Resource | None, group: Group) -> Attachment:
         """Keep what runs as it is where nobody can tell what is asked for; else start it without the tier."""
@@ -310,12 +357,10 @@ class Composer:
         try:
             claim = claims.join(pod_spec, container, patch.devices, find, align=patch.align)
         except claims.Apart as why:
-            metadata = carrier.workload.get("metadata") or {}
-            named = {"name": metadata.get("name") or carrier.key, "namespace": metadata.get("namespace")}
-            claim = claims.own(patch.devices, kube.prune(named), str(why))
+            named = {"name": carrier.name or carrier.key}
+            placed = {"namespace": carrier.namespace} if carrier.namespace else {}
+            claim = claims.own(patch.devices, {**named, **placed}, str(why))
         carrier.claims.append(claim.template)
-        if apart := attachment.not_aligned(patch, claim):
-            self.put(NICS_NOT_ALIGNED, apart)
         return claim
 
     def put_claim(self, carrier: Carrier, template: kube.Manifest) -> None:
@@ -327,15 +372,17 @@ class Composer:
         desired.Clear()
         mark = {_CLAIMS_OF: carrier.key}
         if carrier.provider_config:
-            wrapper = kube.plain(carrier.desired.resource)
-            metadata = {"namespace": wrapper.get("metadata", {}).get("namespace"), "annotations": mark}
-            spec = {
-                "providerConfigRef": wrapper["spec"]["providerConfigRef"],
-                "readiness": {"policy": "SuccessfulCreate"},
-                "forProvider": {"manifest": template},
-            }
-            wrapped = {"apiVersion": wrapper["apiVersion"], "kind": wrapper["kind"]}
-            resource.update(desired, {**wrapped, "metadata": kube.prune(metadata), "spec": spec})
+            wrapper = carrier.desired.resource
+            namespace, config = (
+                kube.text(wrapper, "metadata", "namespace"),
+                kube.sub(wrapper, "spec", "providerConfigRef"),
+            )
+            metadata = {**({"namespace": namespace} if namespace else {}), "annotations": mark}
+            spec = {"readiness": {"policy": "SuccessfulCreate"}, "forProvider": {"manifest": template}}
+            if config is not None:
+                spec["providerConfigRef"] = kube.plain(config)
+            wrapped = {"apiVersion": kube.text(wrapper, "apiVersion"), "kind": kube.text(wrapper, "kind")}
+            resource.update(desired, {**wrapped, "metadata": metadata, "spec": spec})
         else:
             metadata = template["metadata"]
             resource.update(desired, {**template, "metadata": {**metadata, "annotations": mark}})
@@ -354,8 +401,7 @@ class Composer:
 
     def decide(self, carrier: Carrier, group: Group, decision: Attachment) -> None:
         """Note what became of an engine."""
-        name = f"{carrier.key}/{group.name}" if group.name else carrier.key
-        self.decisions.append((name, decision))
+        self.decisions.append((carrier.engine(group), decision))
         carrier.hold = carrier.hold or decision.hold
 
     def use_tier(self, carrier: Carrier, group: Group, patch: EnginePatch) -> None:
@@ -395,27 +441,19 @@ class Composer:
     def settle(self, carrier: Carrier) -> None:
         """Write the latches, or leave what runs as it is; what never ran does not start."""
         observed = self.req.observed.resources.get(carrier.key)
+        latches = carrier.latches
+        if carrier.hold and observed is not None:
+            latches = _latched(observed.resource)
+            carrier.keep(observed.resource)
         for template in self.observed_claims(carrier) if carrier.hold else carrier.claims:
             self.put_claim(carrier, template)
-        if not carrier.hold:
-            if carrier.latches:
-                metadata = carrier.desired.resource.get_or_create_struct("metadata")
-                metadata.get_or_create_struct("annotations").update(carrier.latches)
-            return
-        self.rsp.desired.composite.ready = fnv1.READY_FALSE
-        if observed is None:
+        if carrier.hold:
+            self.rsp.desired.composite.ready = fnv1.READY_FALSE
+        if carrier.hold and observed is None:
             del self.rsp.desired.resources[carrier.key]
-            return
-        path = ("spec", "forProvider", "manifest") if carrier.provider_config else ("spec",)
-        kept = kube.sub(observed.resource, *path)
-        if kept is not None:
-            place = carrier.desired.resource
-            for name in path[:-1]:
-                place = place.get_or_create_struct(name)
-            place.get_or_create_struct(path[-1]).CopyFrom(kept)
-        if own := _latched(observed.resource):
+        elif latches:
             metadata = carrier.desired.resource.get_or_create_struct("metadata")
-            metadata.get_or_create_struct("annotations").update(own)
+            metadata.get_or_create_struct("annotations").update(latches)
 
     # --- report -----------------------------------------------------------------------------------------------
 
@@ -424,7 +462,13 @@ class Composer:
         message = condition.message
         for field_, annotation in _TERMS:
             message = message.replace(field_, annotation)
-        self.conditions.set(type_, condition.status, condition.reason, message, warn=condition.warn)
+        self.conditions.put(type_, replace(condition, message=message))
+
+    def warn(self, name: str, type_: str, condition: Condition | None) -> None:
+        """Note what somebody should look at, in an engine of that name."""
+        told = self.warnings.setdefault(type_, {})
+        if condition and condition not in told.setdefault(name, []):
+            told[name].append(condition)
 
     def report(self) -> None:
         """Say what became of the engines: the worst of them, by name where they are several.
@@ -433,10 +477,16 @@ class Composer:
         """
         if not self.decisions and not kube.condition(self.xr, TIER_ATTACHED)[0]:
             return
+        several = len(self.decisions) > 1
+        for type_, by_engine in self.warnings.items():
+            found = [
+                (f"{name}: {c.message}" if several else c.message, c) for name, cs in by_engine.items() for c in cs
+            ]
+            if found:
+                self.put(type_, replace(found[0][1], message="; ".join(message for message, _ in found)))
         if self.decisions:
             order = {FALSE: 0, UNKNOWN: 1, TRUE: 2}
             worst = min((d.condition for _, d in self.decisions), key=lambda c: (order[c.status], not c.warn))
-            several = len(self.decisions) > 1
             told = [f"{name}: {d.condition.message}" if several else d.condition.message for name, d in self.decisions]
             warn = any(d.condition.warn for _, d in self.decisions)
             self.put(TIER_ATTACHED, Condition(worst.status, worst.reason, "; ".join(told), warn=warn))
@@ -457,8 +507,8 @@ def _carrier(key: str, desired: fnv1.Resource) -> Carrier | None:
     provider_config, inner = _manifest(desired.resource)
     if inner is None or kube.text(inner, "kind") not in templates.KINDS:
         return None
-    workload = kube.plain(inner)
-    return Carrier(key, desired, workload, provider_config, templates.find(workload))
+    namespace, name = (kube.text(inner, "metadata", of) for of in ("namespace", "name"))
+    return Carrier(key, desired, namespace, name, provider_config, templates.find(kube.plain(inner)))
 
 
 def _claim_template(desired: fnv1.Resource) -> tuple[tuple[str, str, str], kube.Manifest] | None:
@@ -467,15 +517,26 @@ def _claim_template(desired: fnv1.Resource) -> tuple[tuple[str, str, str], kube.
     if manifest is None or kube.text(manifest, "kind") != claims.KIND:
         return None
     where = provider_config, kube.text(manifest, "metadata", "namespace"), kube.text(manifest, "metadata", "name")
-    return where, kube.plain(manifest)
+    template = kube.plain(manifest)
+    try:
+        parse(ClaimTemplate, template)
+    except Invalid:
+        return None
+    return where, template
 
 
 def _manifest(struct: structpb.Struct) -> tuple[str, structpb.Struct | None]:
-    """Give what an Object carries with its provider config, or a plain resource itself."""
+    """Give what an Object carries with its provider config, or a plain resource itself, which has none.
+
+    A ProviderConfig of a namespace is none of those that InferenceClusters name, whatever it is called.
+    """
     wrapped = kube.text(struct, "kind") == delivery.KIND and ".crossplane.io/" in kube.text(struct, "apiVersion")
     if not wrapped:
         return "", struct
-    return kube.text(struct, "spec", "providerConfigRef", "name"), kube.sub(struct, "spec", "forProvider", "manifest")
+    ref = kube.sub(struct, "spec", "providerConfigRef")
+    name = kube.text(ref, "name") or _DEFAULT_CONFIG
+    namespaced = kube.text(ref, "kind") == "ProviderConfig"
+    return f"ProviderConfig {name}" if namespaced else name, kube.sub(struct, "spec", "forProvider", "manifest")
 
 
 def _latched(observed: structpb.Struct) -> dict[str, str]:
@@ -486,6 +547,16 @@ def _latched(observed: structpb.Struct) -> dict[str, str]:
 
 def _own(found: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in found.items() if name.startswith(annotations.PREFIX)}
+
+
+def _different(kind: Kind, one: Engine, other: Engine, *, flags: bool) -> str:
+    """Say in what two members of an engine differ that must not; empty for nothing."""
+    if one.version != other.version:
+        return "versions of the engine"
+    if flags and kind.kv_transfer and kv_transfer.of(one.line) != kv_transfer.of(other.line):
+        return kv_transfer.FLAG
+    mine, theirs = (engine.line.flags(*kind.own_wiring) for engine in (one, other))
+    return names([*mine, *theirs]) if flags and mine != theirs else ""
 
 
 def _container(member: Member, name: str) -> kube.Manifest:

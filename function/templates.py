@@ -15,7 +15,10 @@ KINDS = _PLAIN | {_GANG, _ROLES}
 
 @dataclass(frozen=True)
 class Member:
-    """One pod template: what it is called, its path in the workload's manifest, and itself."""
+    """One pod template: what it is called, its path in the workload's manifest, and itself.
+
+    Fields that are null are left out of it, which is what they mean to Kubernetes.
+    """
 
     name: str
     path: tuple[str | int, ...]
@@ -24,7 +27,7 @@ class Member:
     @property
     def annotations(self) -> kube.Manifest:
         """The annotations of its pods."""
-        return (self.template.get("metadata") or {}).get("annotations") or {}
+        return _object(self.template, "metadata", "annotations")
 
 
 @dataclass(frozen=True)
@@ -45,24 +48,28 @@ def find(workload: kube.Manifest) -> list[Group]:
     A LeaderWorkerSet without a leaderTemplate runs its leader by the workerTemplate. Of a RoleBasedGroup, each role
     with a template of its own is an engine.
     """
-    kind, spec = workload.get("kind"), workload.get("spec") or {}
+    kind = workload.get("kind")
     if kind in _PLAIN:
         return _group(workload, [("pods", ("spec", "template"))])
     if kind == _GANG:
         base = ("spec", "leaderWorkerTemplate")
-        gang = spec.get("leaderWorkerTemplate") or {}
+        gang = _object(workload, *base)
         leader = [("the leader", (*base, "leaderTemplate"))] if gang.get("leaderTemplate") else []
-        return _group(workload, [*leader, ("the workers", (*base, "workerTemplate"))], pods=gang.get("size") or 1)
+        size = gang.get("size")
+        pods = size if isinstance(size, int) else 1
+        return _group(workload, [*leader, ("the workers", (*base, "workerTemplate"))], pods=pods)
     if kind != _ROLES:
         return []
     found = []
-    for at, role in enumerate(spec.get("roles") or ()):
-        pattern = ("standalonePattern",) if role.get("standalonePattern") else ()
+    roles = _object(workload, "spec").get("roles")
+    for at, role in enumerate(roles if isinstance(roles, list) else ()):
         # What a role's patches make of its template is the group's controller's to know.
-        if not role.get("leaderWorkerSet") and not role.get("leaderWorkerPattern"):
-            found += _group(
-                workload, [("pods", ("spec", "roles", at, *pattern, "template"))], name=role.get("name", "")
-            )
+        if not isinstance(role, dict) or role.get("leaderWorkerSet") or role.get("leaderWorkerPattern"):
+            continue
+        pattern = ("standalonePattern",) if role.get("standalonePattern") else ()
+        name = role.get("name")
+        place = ("pods", ("spec", "roles", at, *pattern, "template"))
+        found += _group(workload, [place], name=name if isinstance(name, str) else "")
     return found
 
 
@@ -71,9 +78,21 @@ def _group(
 ) -> list[Group]:
     members = []
     for called, path in places:
-        template: Any = workload
-        for step in path:
-            template = template[step] if isinstance(step, int) else (template.get(step) or {})
-        if (template.get("spec") or {}).get("containers"):
-            members.append(Member(called, path, template))
+        template = _object(workload, *path)
+        if _object(template, "spec").get("containers"):
+            members.append(Member(called, path, _said(template)))
     return [Group(members, pods, name)] if members else []
+
+
+def _object(value: Any, *path: str | int) -> kube.Manifest:
+    """Find an object by its path; empty where something else is there, as in a kind of the same name elsewhere."""
+    for step in path:
+        value = value[step] if isinstance(step, int) else _object(value).get(step)
+    return value if isinstance(value, dict) else {}
+
+
+def _said(value: Any) -> Any:
+    """Leave out fields that are null."""
+    if isinstance(value, dict):
+        return {name: _said(inner) for name, inner in value.items() if inner is not None}
+    return [_said(inner) for inner in value] if isinstance(value, list) else value

@@ -70,6 +70,6 @@ class Engine:
         """
         layout: list[object] = [self.kind.layout(self.line), self.version, *self.settings]
         # A connector that moves KV between engines has it laid out by heads.
-        if self.kind.kv_transfer and (beside := kv_transfer.transports(kv_transfer.read(self.line.written))):
+        if self.kind.kv_transfer and (beside := kv_transfer.transports(kv_transfer.of(self.line))):
             layout.append(beside)
         return kube.digest([self.identity.value, self.identity.lora, *layout])[:12]

@@ -12,7 +12,7 @@ from typing import Any
 
 from function import kube
 from function.engines import table
-from function.engines.args import means
+from function.engines.args import CommandLine, means
 from function.engines.versions import Version, show
 
 FLAG = "--kv-transfer-config"
@@ -56,6 +56,11 @@ class Word:
     path: tuple[str, ...]
     value: str | None
 
+    @property
+    def place(self) -> tuple[object, ...]:
+        """All but its value."""
+        return self.at, self.length, self.name, self.path
+
 
 def read(words: Sequence[str]) -> Own | None:
     """Read a user's configuration.
@@ -85,6 +90,13 @@ def read(words: Sequence[str]) -> Own | None:
     except ValueError:
         return Own({}, "is no JSON")
     return Own(config) if isinstance(config, dict) else Own({}, "is no JSON object")
+
+
+def of(line: CommandLine) -> Own | None:
+    """Read a user's configuration from a command line, whose words may hold variables; None where it says nothing."""
+    if [word.place for word in _words(line.words)] != [word.place for word in _words(line.written)]:
+        return Own({}, "stands in a variable")
+    return read(line.written)
 
 
 def transports(own: Own | None) -> tuple[str, ...]:
@@ -165,16 +177,16 @@ def write(command: list[str], args: list[str], config: Mapping[str, Any]) -> tup
     Returns:
         Command and args. All other words keep their order; where the words say just this already, nothing changes.
     """
-    own = read([*command, *args])
+    words = [*command, *args]
+    own = read(words)
     if own and own.config == config:
         return command, args
-    kept = [_without(words) for words in (command, args)]
-    return kept[0], [*kept[1], FLAG, kube.compact(config)]
-
-
-def _without(words: Sequence[str]) -> list[str]:
-    ours = {at for word in _words(words) for at in range(word.at, word.at + word.length)}
-    return [word for at, word in enumerate(words) if at not in ours]
+    # A flag may stand last in the command, and its value first in the args.
+    said = {at for word in _words(words) for at in range(word.at, word.at + word.length)}
+    kept = [(at, word) for at, word in enumerate(words) if at not in said]
+    start = len(command)
+    rest = [word for at, word in kept if at >= start]
+    return [word for at, word in kept if at < start], [*rest, FLAG, kube.compact(config)]
 
 
 def _words(words: Sequence[str]) -> Iterator[Word]:

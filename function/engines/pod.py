@@ -1,7 +1,7 @@
 """A ModelDeployment's engine: what backends see of it, and the pod it runs in before any tier is attached."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 
 from function import kube
@@ -23,13 +23,16 @@ _PROBE_PERIOD = 10
 class Said:
     """What a user says of an engine beside its container: its version, who vouches for what, its role, whose it is.
 
-    `owner` is what tells its model from another one at the same path. `pods` is how many it runs in.
+    `owner` is what tells its model from another one at the same path; `pod` is the pod's spec, whose volumes tell it as
+    well, and `workload` who has volumes for it that are not there. `pods` is how many it runs in.
     """
 
     owner: tuple[str, ...]
     version: str | None = None
     identity: str | None = None
     role: str | None = None
+    pod: kube.Manifest = field(default_factory=dict)
+    workload: str = ""
     pods: int = 1
 
 
@@ -48,11 +51,13 @@ def view(kind: Kind, container: kube.Manifest, said: Said) -> Engine:
     line = CommandLine(container.get("command", ()), container.get("args", ()), env)
     pods = max(said.pods, line.integer("--nnodes"))
     version = versions.of_engine(said.version, image, kind.repository)
+    model = line.value(*kind.model) or line.positional or ""
+    owner = (*said.owner, *_sources(said, container, model))
     return Engine(
         kind=kind,
         image=image,
         version=version,
-        identity=identity.derive(kind, line, env, image=image, owner=said.owner, vouched=said.identity),
+        identity=identity.derive(kind, line, env, image=image, owner=owner, vouched=said.identity),
         ranks=kind.ranks(line, pods),
         dra=bool(container.get("resources", {}).get("claims")),
         line=line,
@@ -63,6 +68,25 @@ def view(kind: Kind, container: kube.Manifest, said: Said) -> Engine:
         env=env,
         pods=pods,
     )
+
+
+def _sources(said: Said, container: kube.Manifest, model: str) -> list[str]:
+    """Tell what a path's files come from: the volumes that are mounted there, and what fills them before."""
+
+    def there(path: str) -> bool:
+        if not model.startswith("/"):
+            return True
+        mounted, wanted = (f"{p.rstrip('/')}/" for p in (path, model))
+        return wanted.startswith(mounted) or mounted.startswith(wanted)
+
+    mounts = [m for m in container.get("volumeMounts", ()) if there(m["mountPath"])]
+    if not mounts:
+        return []
+    names = {m.get("name") for m in mounts}
+    volumes = [v for v in said.pod.get("volumes", ()) if v["name"] in names]
+    fill = [c for c in said.pod.get("initContainers", ()) if names & {m.get("name") for m in c.get("volumeMounts", ())}]
+    elsewhere = said.workload if names - {v["name"] for v in volumes} else ""
+    return [kube.compact([mounts, volumes, fill, elsewhere])]
 
 
 def read(spec: EngineSpec, *, namespace: str, name: str) -> tuple[Engine, CommandLine]:

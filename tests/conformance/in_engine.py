@@ -108,8 +108,8 @@ def vllm(task: dict[str, Any]) -> list[dict[str, Any]]:
 
     def children(config: Any) -> list[str | None]:
         """Find the connectors of a MultiConnector as that does."""
-        extra = config.kv_connector_extra_config.get("connectors", [])
-        return [connector(type(config)(**child, engine_id=config.engine_id)) for child in extra]
+        extra = config.kv_connector_extra_config if config.kv_connector == "MultiConnector" else {}
+        return [connector(type(config)(**c, engine_id=config.engine_id)) for c in extra.get("connectors", [])]
 
     def read(line: Sequence[str]) -> dict[str, Any]:
         by_cli = line[:1] == ["serve"]

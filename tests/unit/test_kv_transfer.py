@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from function.engines import kv_transfer
+from function.engines.args import CommandLine
 from function.engines.kv_transfer import FLAG, Own
 from tests.conformance.spellings import CONFIG, JSON, REFUSED, SPELLINGS
 
@@ -55,6 +56,24 @@ def test_whatever_the_spelling_there_is_one_flag_in_the_end(words: list[str], wh
 def test_with_what_vllm_would_not_start_nothing_is_put_beside(words: list[str]) -> None:
     assert words in REFUSED
     assert kv_transfer.conflict(kv_transfer.read(words), CACHE, NEW)
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "problem"),
+    [
+        (["$(OWN)"], {"OWN": f"{FLAG}={json.dumps(PREFILL)}"}, True),
+        (["$(OWN)", json.dumps(PREFILL)], {"OWN": FLAG}, True),
+        ([FLAG, "$(OWN)"], {"OWN": json.dumps(PREFILL)}, True),
+        ([FLAG, json.dumps({**PREFILL, "engine_id": "$(OWN)"})], {"OWN": "a"}, False),
+        (["--port=$(OWN)", f"{FLAG}={json.dumps(PREFILL)}"], {"OWN": "1"}, False),
+    ],
+)
+def test_one_that_stands_in_a_variable_is_seen_and_nothing_goes_beside_it(
+    args: list[str], env: dict[str, str | None], problem: bool
+) -> None:
+    own = kv_transfer.of(CommandLine(["vllm", "serve"], args, env))
+    assert own
+    assert bool(kv_transfer.conflict(own, CACHE, NEW)) is problem
 
 
 def test_without_a_users_own_the_tiers_stands_alone() -> None:
@@ -154,7 +173,15 @@ def test_writing_keeps_every_other_word_and_is_done_once(command: list[str], arg
     assert [w for w in once[1] if w == FLAG][-1:] == [FLAG]
     assert json.loads(once[1][-1]) == CACHE
     kept = [word for word in [*once[0], *once[1][:-2]] if word.startswith("--a")]
-    assert kept == [word for word in [*command, *args] if word.startswith("--a")] or FLAG in command or FLAG in args
+    said = [*command, *args]
+    # What follows a dotted one is its value, whatever it looks like.
+    assert kept == [word for word in said if word.startswith("--a")] or f"{FLAG}.kv_role" in said
+
+
+def test_a_flag_and_its_value_may_stand_on_both_sides_of_where_the_args_begin() -> None:
+    command, args = kv_transfer.write(["vllm", "serve", "Q/Q", FLAG], [JSON, "--port=1"], CACHE)
+    assert command == ["vllm", "serve", "Q/Q"]
+    assert args[:-1] == ["--port=1", FLAG]
 
 
 def test_config_is_what_the_table_says() -> None:

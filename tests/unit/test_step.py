@@ -2,13 +2,14 @@
 
 import copy
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 
 from function import fn, templates
-from function.attachment import MEMORY_SHORT, NICS_NOT_ALIGNED, TIER_ATTACHED, TIER_UNUSED
+from function.attachment import MEMORY_SHORT, MULTIPROCESS_FORCED, NICS_NOT_ALIGNED, TIER_ATTACHED, TIER_UNUSED
 from function.kube import ANNOTATION_PATCH, Manifest
 from function.render import Rendered, render, request
 from tests.lint.schemas import schema_errors
@@ -228,6 +229,30 @@ def test_a_changed_model_waits_while_the_tier_cannot_be_asked() -> None:
     assert "waits" in rendered.condition(TIER_ATTACHED)["message"]
 
 
+def test_what_waits_stays_on_its_cluster() -> None:
+    story = Step(desired(standalone(pod(MODEL))))
+    settled = story.settle()
+    story.required = [cluster()]
+    story.before = {MAIN: wrap(standalone(pod("--model=other/model")), modelplane.AVAILABLE, "us-kubeconfig")}
+    rendered = story.render()
+    assert rendered.composed[MAIN]["spec"]["providerConfigRef"] == settled.composed[MAIN]["spec"]["providerConfigRef"]
+    assert template(rendered) == template(settled)
+
+
+def test_a_plain_workload_that_waits_is_still_scaled_by_whoever_does() -> None:
+    composite = {**replica(), "metadata": {"name": "r", "namespace": "default"}}
+    workload = standalone(pod(MODEL))
+    del workload["spec"]["replicas"]
+    story = Step({"w": workload}, composite)
+    story.required[1]["spec"] = {"cluster": {"source": "Local"}}
+    settled = story.settle()
+    (found,) = [m for m in story.observed if m["kind"] == "Deployment"]
+    found["spec"]["replicas"] = 7
+    story.required = [story.required[1]]
+    story.before["w"]["spec"]["template"] = pod("--model=other/model")
+    assert story.render().composed["w"]["spec"] == settled.composed["w"]["spec"]
+
+
 # --- in use -------------------------------------------------------------------------------------------------------
 
 
@@ -304,6 +329,16 @@ def test_a_workload_of_any_composite_goes_where_its_owner_lets_it() -> None:
     assert not story.render().fatal
 
 
+def test_a_key_like_modelplanes_is_let_go_by_no_other_composite() -> None:
+    composite = {"apiVersion": "example.org/v1", "kind": "XServing", "metadata": {"name": "x", "namespace": "ml-team"}}
+    story = Step({MAIN: wrap(standalone(pod(MODEL))), "more": wrap(standalone(pod(MODEL)))}, composite)
+    story.settle()
+    story.before = {}
+    assert story.render().fatal
+    story.composite["metadata"]["annotations"] = {"kv-offload.modelplane.ai/let-go": f"more, {MAIN}"}
+    assert not story.render().fatal
+
+
 def test_an_unattached_workload_may_go_as_it_would_without_us() -> None:
     story = Step(desired(standalone(pod(MODEL, annotations=None))))
     story.settle()
@@ -365,6 +400,17 @@ def test_a_member_that_asks_for_too_little_memory_is_said_and_one_that_asks_for_
     assert state(rendered, MEMORY_SHORT) == ("False", "Nothing")
 
 
+def test_what_several_engines_are_warned_of_is_all_said() -> None:
+    little = {"claims": [{"name": "devices"}], "limits": {"memory": "32Gi"}}
+    words = (MODEL, "--tensor-parallel-size=8")
+    given = {name: wrap(standalone(pod(*words, resources=little))) for name in ("a", "b")}
+    message = Step(given).render().condition(MEMORY_SHORT)["message"]
+    assert [part.partition(": the engine's container")[0] for part in message.split("; ") if "asks for" in part] == [
+        "a",
+        "b",
+    ]
+
+
 def test_a_worker_that_joins_ray_gets_files_and_variables_but_no_flags() -> None:
     join = ["ray", "start", "--address=$(MODELPLANE_LEADER_ADDRESS):6379", "--block"]
     story = gang_story(pod("--tensor-parallel-size=16", command=SERVE), pod(command=join, leader=False))
@@ -386,6 +432,40 @@ def test_members_that_are_wired_differently_are_not_attached() -> None:
     own = '--kv-transfer-config={"kv_connector":"NixlConnector","kv_role":"kv_both"}'
     story = gang_story(pod(own, command=SERVE), pod("--headless", command=SERVE, leader=False))
     assert state(story.render(), TIER_ATTACHED) == ("False", "MembersDisagree")
+
+
+@pytest.mark.parametrize(
+    ("leader", "worker"),
+    [
+        ({}, {"image": "vllm/vllm-openai:v0.22.0"}),
+        ({}, {"args": ["--kv-offloading-size=8"]}),
+        ({"image": "vllm/vllm-openai:latest"}, {}),
+    ],
+)
+def test_members_that_are_not_one_engine_are_not_attached(leader: Manifest, worker: Manifest) -> None:
+    first, second = (
+        pod(*own.pop("args", ()), **{"command": SERVE, **own}, leader=leads)
+        for own, leads in ((dict(leader), True), (dict(worker), False))
+    )
+    before = desired(gang(first, second))
+    story = gang_story(first, second)
+    rendered = story.render()
+    assert state(rendered, TIER_ATTACHED) == ("False", "MembersDisagree")
+    assert untouched(rendered, before) == before
+
+
+def test_a_leader_that_only_starts_ray_runs_an_engine_that_nobody_sees() -> None:
+    head = ["ray", "start", "--head", "--block"]
+    rendered = gang_story(pod(command=head), pod(command=head, leader=False)).render()
+    assert state(rendered, TIER_ATTACHED) == ("False", "CommandHidesArgs")
+
+
+def test_a_gang_whose_workers_alone_claim_gpus_claims_them() -> None:
+    leader = pod(command=SERVE)
+    del leader["spec"]["containers"][0]["resources"]
+    story = Step(desired(gang(leader, pod(command=SERVE, leader=False))), **FORCED)
+    story.before[MAIN]["spec"]["forProvider"]["manifest"]["spec"]["leaderWorkerTemplate"]["size"] = 1
+    assert state(story.render(), MULTIPROCESS_FORCED)[0] == "True"
 
 
 def test_a_shell_in_a_worker_hides_its_flags() -> None:
@@ -578,13 +658,150 @@ def test_each_role_of_a_group_is_an_engine_of_its_own() -> None:
     assert found[2:] == roles[2:]
     latches = [name for name in rendered.composed["g"]["metadata"]["annotations"] if name.startswith(ANNOTATION_PATCH)]
     assert sorted(latches) == [
+        f"{ANNOTATION_PATCH}-hash.decode",
+        f"{ANNOTATION_PATCH}-hash.prefill",
         f"{ANNOTATION_PATCH}.decode",
-        f"{ANNOTATION_PATCH}.decode-hash",
         f"{ANNOTATION_PATCH}.prefill",
-        f"{ANNOTATION_PATCH}.prefill-hash",
     ]
     story.required = [cluster()]
     assert story.render().composed["g"] == rendered.composed["g"]
+
+
+def test_roles_of_any_names_are_told_apart() -> None:
+    names = ("x", "x-hash", "a" * 60, "a" * 61)
+    roles = [{"name": name, "replicas": 1, "template": pod(MODEL)} for name in names]
+    group = {
+        "apiVersion": "workloads.x-k8s.io/v1alpha1",
+        "kind": "RoleBasedGroup",
+        "metadata": {"name": "g", "namespace": "default"},
+        "spec": {"roles": roles},
+    }
+    story = Step({"g": wrap(group)}, **FORCED)
+    rendered = story.settle()
+    latches = [name for name in rendered.composed["g"]["metadata"]["annotations"] if name.startswith(ANNOTATION_PATCH)]
+    assert len(latches) == 2 * len(names)
+    assert max(len(name.partition("/")[2]) for name in latches) <= 63
+    story.required = [cluster()]
+    assert story.render().composed["g"] == rendered.composed["g"]
+
+
+# --- what earlier steps may desire as well ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [
+        ("Job", "x"),
+        ("Job", {"template": "nightly"}),
+        ("Deployment", [1]),
+        ("Deployment", {"template": {"spec": "x"}}),
+        ("Deployment", {"template": {"spec": {"containers": "abc"}}}),
+        ("Deployment", {"template": {"metadata": "x", "spec": {"containers": [{}]}}}),
+        ("Deployment", {"template": {"metadata": {"annotations": 3}, "spec": {"containers": [{}]}}}),
+        ("LeaderWorkerSet", {"leaderWorkerTemplate": "x"}),
+        ("RoleBasedGroup", {"roles": {"a": 1}}),
+        ("RoleBasedGroup", {"roles": [None, "x", {"name": 1, "template": pod(annotations=None)}]}),
+    ],
+)
+@pytest.mark.parametrize("carry", [lambda manifest: manifest, wrap])
+def test_a_kind_of_the_same_name_that_is_something_else_is_none_of_ours(
+    kind: str, spec: Any, carry: Callable[[Manifest], Manifest]
+) -> None:
+    other = {"apiVersion": "example.org/v1", "kind": kind, "metadata": {"name": "o", "namespace": "default"}}
+    before = {"other": carry({**other, "spec": spec})} | desired(standalone(pod(MODEL)))
+    rendered = Step(before, **FORCED).render()
+    assert state(rendered, TIER_ATTACHED) == ("True", "Attached")
+    found = rendered.composed["other"]
+    assert (found if carry is not wrap else found["spec"]["forProvider"]["manifest"])["spec"] == spec
+
+
+def altered(**container: Any) -> Manifest:
+    given = pod(MODEL)
+    given["spec"]["containers"][0].update(container)
+    return given
+
+
+def altered_pod(**spec: Any) -> Manifest:
+    given = pod(MODEL)
+    given["spec"].update(spec)
+    return given
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(altered(**{name: None}) for name in ("command", "env", "volumeMounts", "resources", "ports")),
+        altered(securityContext=None, resources={"limits": None, "requests": None, "claims": None}),
+        altered(env=[{"name": "A"}, {"name": "B", "value": "b", "valueFrom": None}]),
+        *(altered_pod(**{name: None}) for name in ("volumes", "tolerations", "nodeSelector", "resourceClaims")),
+        *(altered_pod(**{name: None}) for name in ("initContainers", "affinity")),
+        altered_pod(affinity={"nodeAffinity": None}),
+        {**pod(MODEL), "metadata": {"labels": None, "annotations": TIER}},
+    ],
+)
+def test_what_is_null_is_as_if_it_were_not_said(given: Manifest) -> None:
+    rendered = Step(desired(standalone(given)), **FORCED).render()
+    assert state(rendered, TIER_ATTACHED) == ("True", "Attached")
+    assert wired(engine(rendered))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (altered(args=[MODEL, 5]), "spec.containers[0].args[1] (is 5)"),
+        (altered(args="--x"), "spec.containers[0].args (is '--x'): must be a list"),
+        (altered(env=[{"value": "x"}]), "spec.containers[0].env[0].name is required"),
+        (altered(env=[{"name": "A", "value": 3}]), "spec.containers[0].env[0].value"),
+        (altered(env=[None]), "spec.containers[0].env[0]: must be an object"),
+        (altered(name=None), "spec.containers[0].name is required"),
+        (altered(volumeMounts=[{"name": "x"}]), "spec.containers[0].volumeMounts[0].mountPath is required"),
+        (altered_pod(containers={"engine": {}}), "spec.containers: must be a list"),
+        (altered_pod(tolerations=[None]), "spec.tolerations[0]: must be an object"),
+        ({**pod(MODEL), "metadata": {"labels": {"a": 1}, "annotations": TIER}}, "metadata.labels.a (is 1)"),
+    ],
+)
+def test_a_template_that_is_none_says_so_and_costs_nothing_else(given: Manifest, says: str) -> None:
+    before = desired(standalone(given)) | {"fine": wrap(standalone(pod(MODEL)))}
+    rendered = Step(before, **FORCED).render()
+    assert state(rendered, TIER_ATTACHED) == ("False", "InvalidTemplate")
+    assert says in rendered.condition(TIER_ATTACHED)["message"]
+    assert untouched(rendered, {MAIN: before[MAIN]}) == {MAIN: before[MAIN]}
+    assert wired(engine(rendered, "fine"))
+    story = Step(desired(standalone(pod(MODEL))), **FORCED)
+    settled = story.settle()
+    story.before = desired(standalone(given))
+    assert template(story.render()) == template(settled)
+
+
+@pytest.mark.parametrize("spec", ["x", {"spec": {"devices": {"requests": ["x"]}}}])
+def test_a_claim_template_that_is_none_is_not_joined(spec: Any) -> None:
+    before = desired(standalone(pod(MODEL)))
+    before[THEIRS] = wrap({**claim(), "spec": spec})
+    story = nic_story(before)
+    assert [asks(t) for t in ours(story.render(), story).values()] == [[("kv-nic", 8)]]
+
+
+@pytest.mark.parametrize(
+    ("ref", "reason"),
+    [
+        (None, "Attached"),
+        ({"name": "default"}, "Attached"),
+        ({"kind": "ProviderConfig", "name": "default"}, "TierOnOtherCluster"),
+    ],
+)
+def test_an_object_goes_where_its_provider_config_says_or_by_default(ref: Manifest | None, reason: str) -> None:
+    carried = wrap(standalone(pod(MODEL)))
+    del carried["spec"]["providerConfigRef"]
+    if ref:
+        carried["spec"]["providerConfigRef"] = ref
+    story = Step({MAIN: carried}, **FORCED)
+    story.required[1] = cluster("default")
+    rendered = story.render()
+    assert state(rendered, TIER_ATTACHED)[1] == reason
+    assert (MAIN in rendered.composed) is (reason == "Attached")
+    if reason == "Attached":
+        assert wired(engine(rendered))
+        assert "template" not in rendered.composed[MAIN]["spec"]
 
 
 # --- identity -----------------------------------------------------------------------------------------------------
@@ -601,6 +818,40 @@ def test_replicas_of_one_deployment_share_and_other_deployments_do_not() -> None
     stories[2].composite["metadata"]["labels"]["modelplane.ai/deployment"] = "mistral"
     one, two, other = (seed(story.render()) for story in stories)
     assert one == two != other
+
+
+def test_composites_of_one_name_and_another_kind_do_not_share() -> None:
+    stories = [Step(desired(standalone(pod("--model=/mnt/models")))) for _ in range(3)]
+    for story, kind in zip(stories, ("XServing", "XServing", "XChat"), strict=True):
+        story.composite["kind"] = kind
+        del story.composite["metadata"]["labels"]
+    one, same, other = (seed(story.render()) for story in stories)
+    assert one == same != other
+
+
+def files(claim_name: str, path: str = "/mnt/models", **init: Any) -> Manifest:
+    given = pod("--model=/mnt/models/a")
+    given["spec"]["volumes"].append({"name": "files", "persistentVolumeClaim": {"claimName": claim_name}})
+    given["spec"]["containers"][0]["volumeMounts"] += [{"name": "files", "mountPath": path}]
+    if init:
+        mounts = [{"name": "files", "mountPath": "/out"}]
+        given["spec"]["initContainers"] = [{"name": "get", "image": "get", "volumeMounts": mounts, **init}]
+    return given
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "share"),
+    [
+        (files("a"), files("a"), True),
+        (files("a"), files("b"), False),
+        (files("a", "/mnt/models/a/b"), files("b", "/mnt/models/a/b"), False),
+        (files("a", "/mnt/other"), files("b", "/mnt/other"), True),
+        (files("a", args=["llama"]), files("a", args=["mistral"]), False),
+    ],
+)
+def test_a_path_is_what_is_mounted_there(one: Manifest, two: Manifest, share: bool) -> None:
+    first, second = (seed(Step(desired(standalone(given))).render()) for given in (one, two))
+    assert (first == second) is share
 
 
 def test_a_path_goes_in_process_unless_it_is_vouched_for() -> None:
@@ -682,6 +933,17 @@ def test_what_cannot_be_aligned_is_said() -> None:
     assert state(rendered, TIER_ATTACHED) == ("True", "Attached")
     silent = nic_story(desired(standalone(pod(MODEL))), engines=4, align=False).render()
     assert state(silent, NICS_NOT_ALIGNED) == ("False", "Nothing")
+
+
+def test_a_request_that_another_container_goes_by_is_not_split() -> None:
+    given = pod(MODEL)
+    seen = {"resources": {"claims": [{"name": "devices", "request": "gpu"}]}}
+    given["spec"]["containers"].append({"name": "exporter", "image": "e", **seen})
+    story = nic_story(desired(standalone(given)))
+    rendered = story.render()
+    ((_, joined),) = ours(rendered, story).items()
+    assert asks(joined) == [("gpu", 8), ("kv-nic", 8)]
+    assert "container 'exporter' sees only request 'gpu'" in rendered.condition(NICS_NOT_ALIGNED)["message"]
 
 
 def test_an_engine_whose_template_is_not_here_gets_a_second_claim() -> None:
