@@ -7,6 +7,7 @@ earlier step desires stays as it is to the byte, but for the pod templates that 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from crossplane.function import resource, response
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
@@ -145,12 +146,31 @@ class Composer:
         if dropped := self.dropped():
             self.refuse(dropped)
             return
+        self.look_for_lost(carriers)
         for carrier in carriers:
             for group in carrier.groups:
                 self.attach(carrier, group)
             self.settle(carrier)
         self.keep_usages(carriers)
         self.report()
+
+    def look_for_lost(self, carriers: Sequence[Carrier]) -> None:
+        """Say where the annotation stands and nobody would look for it: not on a pod template that is attached."""
+        seen = {
+            carrier.key: sum(annotations.TIER in m.annotations for group in carrier.groups for m in group.members)
+            for carrier in carriers
+        }
+        for key, desired in sorted(self.rsp.desired.resources.items()):
+            # A label has the same name, so this alone proves nothing; but without it there is nothing to look for.
+            if desired.resource.SerializeToString().count(annotations.TIER.encode()) <= seen.get(key, 0):
+                continue
+            if _annotated(kube.plain(desired.resource)) > seen.get(key, 0):
+                kinds = ", ".join(sorted(templates.KINDS))
+                message = (
+                    f"annotation {annotations.TIER} is on something else than a pod template that can be attached; put "
+                    f"it on one of a {kinds}, in a RoleBasedGroup on a role's that is no gang"
+                )
+                self.decisions.append((key, Attachment(Condition(FALSE, "AnnotationMisplaced", message, warn=True))))
 
     # --- guard ------------------------------------------------------------------------------------------------
 
@@ -523,6 +543,16 @@ def _carrier(key: str, desired: fnv1.Resource) -> Carrier | None:
         return None
     namespace, name = (kube.text(inner, "metadata", of) for of in ("namespace", "name"))
     return Carrier(key, desired, namespace, name, provider_config, templates.find(kube.plain(inner)))
+
+
+def _annotated(manifest: Any) -> int:
+    """Count where a manifest, or one that it carries, has the annotation that names a tier."""
+    if isinstance(manifest, list):
+        return sum(map(_annotated, manifest))
+    if not isinstance(manifest, dict):
+        return 0
+    own = manifest.get("annotations")
+    return (isinstance(own, dict) and annotations.TIER in own) + sum(map(_annotated, manifest.values()))
 
 
 def _claim_template(desired: fnv1.Resource) -> tuple[tuple[str, str, str], kube.Manifest] | None:

@@ -1194,3 +1194,87 @@ def test_a_pair_of_prefill_and_decode_is_detached_to_the_same_bytes() -> None:
         del wrapped["spec"]["forProvider"]["manifest"]["spec"]["template"]["metadata"]["annotations"]
     story.before = plain
     assert untouched(story.render(), plain) == plain
+
+
+# --- what would go unseen -----------------------------------------------------------------------------------------
+
+
+def cron_job(template: Manifest) -> Manifest:
+    spec = {"schedule": "@daily", "jobTemplate": {"spec": {"template": template}}}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "metadata": {"name": "c", "namespace": "default"},
+        "spec": spec,
+    }
+
+
+def on_the_workload() -> Manifest:
+    workload = standalone(pod(MODEL, annotations=None))
+    workload["metadata"]["annotations"] = dict(TIER)
+    return wrap(workload)
+
+
+def on_the_object() -> Manifest:
+    return {**wrap(standalone(pod(MODEL, annotations=None))), "metadata": {"annotations": dict(TIER)}}
+
+
+def on_a_gang_of_a_group() -> Manifest:
+    role = {"name": "gang", "leaderWorkerSet": {"size": 2}, "template": pod(MODEL)}
+    metadata = {"name": "g", "namespace": "default"}
+    return wrap({"apiVersion": "x/v1", "kind": "RoleBasedGroup", "metadata": metadata, "spec": {"roles": [role]}})
+
+
+@pytest.mark.parametrize(
+    "lost", [on_the_workload(), on_the_object(), on_a_gang_of_a_group(), wrap(cron_job(pod(MODEL)))]
+)
+def test_an_annotation_where_nobody_looks_is_told_of(lost: Manifest) -> None:
+    rendered = Step({"w": lost}).render()
+    assert state(rendered, TIER_ATTACHED) == ("False", "AnnotationMisplaced")
+    assert "LeaderWorkerSet" in rendered.condition(TIER_ATTACHED)["message"]
+    assert untouched(rendered, {"w": lost}) == {"w": lost}
+
+
+def test_a_label_of_the_same_name_is_no_annotation() -> None:
+    """A tier's own policies select engines by it."""
+    policy = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p"}}
+    selector = {"podSelector": {"matchLabels": {"kv-offload.modelplane.ai/tier": "x"}}}
+    rendered = Step({"p": wrap({**policy, "spec": selector})}).render()
+    assert rendered.composite["status"]["conditions"] == []
+
+
+def test_an_annotation_that_nobody_knows_is_told_of() -> None:
+    rendered = Step(desired(standalone(pod(MODEL, annotations=annotated(idenity="qwen"))))).render()
+    assert state(rendered, TIER_ATTACHED) == ("False", "InvalidAnnotation")
+    message = rendered.condition(TIER_ATTACHED)["message"]
+    assert "kv-offload.modelplane.ai/idenity is not known" in message
+    assert "identity" in message
+    assert "on-unavailable" in message
+
+
+# --- another version of the function ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [
+        standalone(pod(MODEL)),
+        gang(pod(*RANK, command=SERVE), pod(*RANK, "--headless", command=SERVE, leader=False)),
+    ],
+)
+def test_a_newer_function_that_would_write_another_patch_changes_no_byte(
+    workload: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story = Step(desired(workload))
+    story.required[0] = pool_tier()
+    before = story.settle()
+    assert state(before, TIER_ATTACHED) == ("True", "Attached")
+    monkeypatch.setattr("function.preflight._PROGRAM", "pass")
+    monkeypatch.setattr("function.backends.mooncake.patches._LOCAL_BUFFER_BYTES", 1)
+    assert story.render().composed == before.composed
+    # Until something changes that it was decided by.
+    spec = story.required[0]["spec"]
+    spec["mooncake"] = {**spec["mooncake"], "metadata": "HTTP"}
+    assert story.render().composed[MAIN] != before.composed[MAIN]
+    story.required = [cluster()]
+    assert story.render().composed == before.composed
