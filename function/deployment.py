@@ -108,6 +108,9 @@ class Composer:
         self.patch = decision.patch
         self.warn_of_notices()
         provider_config = self.delivery.provider_config or cluster.provider_config
+        if self.patch and not provider_config:
+            message = f"{decision.condition.message}, once {CLUSTER_REACHABLE} is True: nothing is composed before"
+            self.conditions.set(TIER_ATTACHED, UNKNOWN, "Waiting", message)
         if decision.hold or not provider_config:
             return
         self.deliver(spec, engine, cluster, provider_config)

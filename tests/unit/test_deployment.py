@@ -580,3 +580,12 @@ def test_nics_go_with_the_attachment() -> None:
     rendered = story.render()
     assert nics(rendered) == []
     assert "resourceClaims" not in pod(rendered)["spec"]
+
+
+def test_an_engine_is_not_called_attached_before_anything_is_composed() -> None:
+    story = engine_story()
+    del story.required["InferenceCluster"]["status"]
+    rendered = story.render()
+    assert rendered.composed == {}
+    assert state(rendered, attachment.TIER_ATTACHED) == ("Unknown", "Waiting")
+    assert "once ClusterReachable is True" in rendered.condition(attachment.TIER_ATTACHED)["message"]
