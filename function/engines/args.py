@@ -13,6 +13,7 @@ VALUED = frozenset(
     {
         *("--api-key", "--admin-api-key", "--model", "--served-model-name", "--download-dir", "--host", "--port"),
         *("--root-path", "--node-rank", "--nnodes", "--master-addr", "--master-port", "--dist-init-addr"),
+        *("--data-parallel-start-rank", "--data-parallel-address", "--data-parallel-rpc-port", "--nccl-init-addr"),
     }
 )
 SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh"})
