@@ -104,6 +104,11 @@ class CommandLine:
         return int(value) if value and re.fullmatch("[0-9]{1,9}", value) and int(value) else 1
 
     @property
+    def nodes(self) -> int:
+        """How many nodes the engine is said to run on; two where only the cluster knows: it is not one alone."""
+        return 2 if REFERENCE.search(self.value("--nnodes") or "") else self.integer("--nnodes")
+
+    @property
     def all(self) -> Sequence[Flag]:
         """All flags, as they stand."""
         return self._flags

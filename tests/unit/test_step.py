@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from function import fn
 from function.attachment import MEMORY_SHORT, MULTIPROCESS_FORCED, NICS_NOT_ALIGNED, TIER_ATTACHED, TIER_UNUSED
@@ -388,6 +390,13 @@ def test_a_gang_that_the_tier_cannot_follow_is_not_started_and_no_workload_is_ch
     assert MAIN not in rendered.composed
 
 
+@pytest.mark.parametrize("local", [(), ("--data-parallel-size-local=1",)])
+def test_a_gang_of_as_many_nodes_as_only_the_cluster_knows_is_one(local: tuple[str, ...]) -> None:
+    env = [{"name": "N", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['nodes']"}}}]
+    workload = standalone(pod(MODEL, "--nnodes=$(N)", "--node-rank=$(R)", *local, env=env)) | {"kind": "StatefulSet"}
+    assert state(Step(desired(workload)).render(), TIER_ATTACHED) == ("False", "GangNotSupported")
+
+
 def test_a_member_that_asks_for_too_little_memory_is_said_and_one_that_asks_for_none_asks() -> None:
     little = {"claims": [{"name": "devices"}], "limits": {"memory": "32Gi"}}
     story = Step(desired(standalone(pod(MODEL, "--tensor-parallel-size=8", resources=little))))
@@ -443,12 +452,12 @@ def test_members_that_are_wired_differently_are_not_attached() -> None:
     ],
 )
 def test_members_that_are_not_one_engine_are_not_attached(leader: Manifest, worker: Manifest) -> None:
-    members = [
+    head, other = (
         pod(*own.pop("args", ()), **{"command": SERVE, **own}, leader=first)
         for own, first in ((dict(leader), True), (dict(worker), False))
-    ]
-    before = desired(gang(*members))
-    story = gang_story(*members)
+    )
+    before = desired(gang(head, other))
+    story = gang_story(head, other)
     rendered = story.render()
     assert state(rendered, TIER_ATTACHED) == ("False", "MembersDisagree")
     assert untouched(rendered, before) == before
@@ -774,6 +783,31 @@ def test_a_template_that_is_none_says_so_and_costs_nothing_else(given: Manifest,
     settled = story.settle()
     story.before = desired(standalone(given))
     assert template(story.render()) == template(settled)
+
+
+JUNK: list[Any] = [None, 0, 1.5, True, "", "x", [], {}, [None], ["x"], [{}], {"a": None}, {"name": "x"}]
+
+
+def alter(value: Any, draw: Callable[[Any], Any]) -> Any:
+    """Put something else in one place of a manifest."""
+    inner = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
+    if not inner or draw(st.integers(0, 7)) == 0:
+        return draw(st.sampled_from(JUNK))
+    at = draw(st.sampled_from(inner))
+    changed = copy.copy(value)
+    changed[at] = alter(value[at], draw)
+    return changed
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_whatever_an_earlier_step_desires_nothing_is_fatal(data: st.DataObject) -> None:
+    before = two_members() | {"plain": standalone(pod(MODEL)), "claim": claim()}
+    key = data.draw(st.sampled_from(sorted(before)))
+    place = before[key]["spec"]["forProvider"]["manifest"] if before[key]["kind"] == "Object" else before[key]
+    place["spec"] = alter(place["spec"], data.draw)
+    rendered = nic_story(before).render()
+    assert not rendered.fatal, rendered.results
 
 
 @pytest.mark.parametrize("spec", ["x", {"spec": {"devices": {"requests": ["x"]}}}])
