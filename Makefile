@@ -74,5 +74,5 @@ $(CACHE)/venv-%/done:
 	@echo "setting up $(@D), once" >&2
 	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
 	@for file in $($(firstword $(subst -, ,$*))-set); do \
-	  $(@D)/bin/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r $$file || exit 1; done
+	  $(@D)/bin/python -m pip install -q --disable-pip-version-check --no-compile --no-deps --require-hashes -r $$file || exit 1; done
 	@touch $@

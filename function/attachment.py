@@ -17,6 +17,8 @@ from function.engines.args import CommandLine, names
 from function.tier import CREDENTIALS_RESOLVED, Unavailable
 
 TIER_ATTACHED = "TierAttached"
+# The reason where a shell or a variable hides an engine's flags.
+HIDES_ARGS = "CommandHidesArgs"
 # Warnings: True is what somebody should look at.
 TIER_UNUSED = "TierUnusedByEngine"
 IMAGE_UNVERIFIED = "EngineImageUnverified"
@@ -205,7 +207,7 @@ def _own_wiring(consumer: Consumer, patch: EnginePatch | None) -> Attachment | N
     elif consumer.engine.kind.kv_transfer:
         own_config = kv_transfer.of(line)
         if why := kv_transfer.conflict(own_config, patch.kv_transfer if patch else None, consumer.engine.version):
-            message = f"engine.args set {kv_transfer.FLAG}, which {why}; remove it to have the tier attached"
+            message = f"engine.args set {kv_transfer.FLAG}, which {why}"
     return Attachment(Condition(FALSE, "UserConfigured", message, warn=True)) if message else None
 
 
@@ -213,7 +215,7 @@ def _hidden(line: CommandLine) -> Refusal | None:
     """Say what hides the engine's flags, and with them what it computes and how it is wired."""
     if line.hidden:
         return Refusal(
-            "CommandHidesArgs",
+            HIDES_ARGS,
             "engine.command or args hide the engine's flags behind a shell or a variable; put them as they are "
             "into engine.args to have the tier attached",
         )

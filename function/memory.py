@@ -51,7 +51,8 @@ def short(container: kube.Manifest, patch: EnginePatch, engine: Engine) -> Condi
         return None
     tier = f"the tier makes it hold {_gib(patch.memory)}"
     asked = f"the engine's container asks for {_gib(size)} of memory (resources.{field}.memory)"
-    fix = f"set it to {math.ceil(wanted / sizing.GIB)} GiB or more"
+    also = f", and its limit (is {_gib(limit)})," if field == "requests" and 0 < limit < wanted else ""
+    fix = f"set it{also} to {math.ceil(wanted / sizing.GIB)} GiB or more"
     if most := max(0, int(sizing.rank_memory(size, engine.ranks, own) // sizing.GIB)):
         fix += f", or let the tier take at most {most} GiB for each rank"
     if size < patch.memory:

@@ -7,6 +7,7 @@ earlier step desires stays as it is to the byte, but for the pod templates that 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from crossplane.function import resource, response
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
@@ -17,6 +18,7 @@ from function.api import Invalid, annotations, parse
 from function.api.deployment import TierRef
 from function.api.template import ClaimTemplate, Template
 from function.attachment import (
+    HIDES_ARGS,
     MEMORY_SHORT,
     NICS_NOT_ALIGNED,
     ROLE_UNUSED,
@@ -50,6 +52,8 @@ LET_GO = f"{annotations.PREFIX}let-go"
 # On a ResourceClaimTemplate of ours, or its Object: the composition-resource-name of the workload that it is for.
 _CLAIMS_OF = f"{annotations.PREFIX}claims-of"
 
+_NO_TEMPLATE = "InvalidTemplate"
+_UNAVAILABLE, _SERVE = f"{annotations.PREFIX}on-unavailable", "ServeWithout"
 # The provider config of an Object that names none.
 _DEFAULT_CONFIG = "default"
 
@@ -142,12 +146,31 @@ class Composer:
         if dropped := self.dropped():
             self.refuse(dropped)
             return
+        self.look_for_lost(carriers)
         for carrier in carriers:
             for group in carrier.groups:
                 self.attach(carrier, group)
             self.settle(carrier)
         self.keep_usages(carriers)
         self.report()
+
+    def look_for_lost(self, carriers: Sequence[Carrier]) -> None:
+        """Say where the annotation stands and nobody would look for it: not on a pod template that is attached."""
+        seen = {
+            carrier.key: sum(annotations.TIER in m.annotations for group in carrier.groups for m in group.members)
+            for carrier in carriers
+        }
+        for key, desired in sorted(self.rsp.desired.resources.items()):
+            # A label has the same name, so this alone proves nothing; but without it there is nothing to look for.
+            if desired.resource.SerializeToString().count(annotations.TIER.encode()) <= seen.get(key, 0):
+                continue
+            if _annotated(kube.plain(desired.resource)) > seen.get(key, 0):
+                kinds = ", ".join(sorted(templates.KINDS))
+                message = (
+                    f"annotation {annotations.TIER} is on something else than a pod template that can be attached; put "
+                    f"it on one of a {kinds}, in a RoleBasedGroup on a role's that is no gang"
+                )
+                self.decisions.append((key, Attachment(Condition(FALSE, "AnnotationMisplaced", message, warn=True))))
 
     # --- guard ------------------------------------------------------------------------------------------------
 
@@ -239,7 +262,7 @@ class Composer:
                 parse(Template, member.template)
             except Invalid as e:
                 text = re.sub(r"spec\.(spec|metadata)", r"\1", str(e))
-                raise Unreadable("InvalidTemplate", f"the pod template of {member.name} is wrong: {text}") from None
+                raise Unreadable(_NO_TEMPLATE, f"the pod template of {member.name} is wrong: {text}") from None
         for other in rest:
             if _own(first.annotations) != _own(other.annotations):
                 raise Unreadable(
@@ -273,7 +296,7 @@ class Composer:
             joins = pod.joins(_container(member, container))
             if joins if member is first else view.line.hidden and not joins:
                 raise Unreadable(
-                    "CommandHidesArgs",
+                    HIDES_ARGS,
                     f"engine.command or args of {member.name} hide the engine's flags behind a shell or a variable; "
                     "put them as they are into engine.args to have the tier attached",
                 )
@@ -287,12 +310,22 @@ class Composer:
         return asked, container, replace(views[0], dra=any(view.dra for view in views))
 
     def unreadable(self, why: "Invalid | Unreadable", observed: fnv1.Resource | None, group: Group) -> Attachment:
-        """Keep what runs as it is where nobody can tell what is asked for; else start it without the tier."""
+        """Keep what runs as it is where nobody can tell what is asked for; else wait for its user, or as they chose.
+
+        A command that cannot be read is its user's wish, and starts as it does in a ModelDeployment; what is no pod
+        template is for the API server to refuse.
+        """
         reason = why.reason if isinstance(why, Unreadable) else "InvalidAnnotation"
         if observed is not None and attachment.latched(observed.resource, group.name):
             message = f"{why}; what runs attached stays as it is"
             return Attachment(Condition(TRUE, reason, message, warn=True), hold=True)
-        return Attachment(Condition(FALSE, reason, f"{why}; the engine runs without the tier", warn=True))
+        serves = reason in (HIDES_ARGS, _NO_TEMPLATE) or any(
+            m.annotations.get(_UNAVAILABLE) == _SERVE for m in group.members
+        )
+        if observed is not None or serves:
+            return Attachment(Condition(FALSE, reason, f"{why}; the engine runs without the tier", warn=True))
+        message = f"{why}; no engine is started ({_UNAVAILABLE}: {_SERVE} would start it without the tier)"
+        return Attachment(Condition(FALSE, reason, message, warn=True), hold=True)
 
     def resolve(self, ref: TierRef, carrier: Carrier) -> tuple[Tier | Unavailable, Site, Tier | Unavailable | None]:
         """Require a tier, its cluster, and what stands behind it."""
@@ -323,14 +356,15 @@ class Composer:
             return Unavailable(
                 "TierOnOtherCluster",
                 f"KVOffloadTier {found.ref} is on InferenceCluster {cluster.name} (provider config "
-                f"{there or 'not known yet'}), and the engine is delivered {goes}",
+                f"{there or 'not known yet'}), and the engine is delivered {goes}; name a tier of that cluster, or "
+                "keep the engine off it",
             )
         namespace = carrier.namespace or self.namespace
         if namespace != found.spec.target_namespace:
             return Unavailable(
                 "TierInOtherNamespace",
                 f"KVOffloadTier {found.ref} is in namespace {found.spec.target_namespace} of {cluster.name}, "
-                f"the engine in {namespace}",
+                f"the engine in {namespace}; name a tier whose targetNamespace is {namespace}",
             )
         return found
 
@@ -511,6 +545,16 @@ def _carrier(key: str, desired: fnv1.Resource) -> Carrier | None:
     return Carrier(key, desired, namespace, name, provider_config, templates.find(kube.plain(inner)))
 
 
+def _annotated(manifest: Any) -> int:
+    """Count where a manifest, or one that it carries, has the annotation that names a tier."""
+    if isinstance(manifest, list):
+        return sum(map(_annotated, manifest))
+    if not isinstance(manifest, dict):
+        return 0
+    own = manifest.get("annotations")
+    return (isinstance(own, dict) and annotations.TIER in own) + sum(map(_annotated, manifest.values()))
+
+
 def _claim_template(desired: fnv1.Resource) -> tuple[tuple[str, str, str], kube.Manifest] | None:
     """See a desired resource as a ResourceClaimTemplate, by where it goes; None for anything else."""
     provider_config, manifest = _manifest(desired.resource)
@@ -564,19 +608,20 @@ def _container(member: Member, name: str) -> kube.Manifest:
         if container.get("name") == name:
             return dict(container)
     raise Unreadable(
-        "ContainerNotFound", f"{member.name} have no container {name!r}; give every member one of that name"
+        "ContainerNotFound", f"among the containers of {member.name} is no {name!r}; give every member one of that name"
     )
 
 
 def _engine_container(member: Member, name: str | None) -> str:
     """Name the engine's container: as the annotation says, else `engine`, else the only one."""
     names = [str(c.get("name")) for c in member.template["spec"]["containers"]]
+    wanted = name
     if name is None:
         name = pod.CONTAINER if pod.CONTAINER in names else names[0] if len(names) == 1 else None
     if name not in names:
         raise Unreadable(
             "ContainerNotFound",
-            f"{member.name} have containers {', '.join(names)}; set annotation {annotations.PREFIX}container to the "
-            "engine's",
+            f"the containers of {member.name} are {', '.join(names)}; set annotation {annotations.PREFIX}container"
+            f"{f' (is {wanted!r})' if wanted else ''} to the engine's",
         )
     return name

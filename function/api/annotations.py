@@ -11,6 +11,7 @@ from function.api.deployment import KVCache, TierRef
 
 PREFIX = f"{kube.DOMAIN}/"
 TIER = f"{PREFIX}tier"
+_OURS = "connector-hash"
 
 
 class Written(Model):
@@ -41,6 +42,10 @@ def read(annotations: Mapping[str, str]) -> Asked:
         Invalid: one is wrong; the text names it, its value and the fix.
     """
     own = {name.removeprefix(PREFIX): value for name, value in annotations.items() if name.startswith(PREFIX)}
+    known = [field.alias or name for name, field in Written.model_fields.items()]
+    # What a patch adds itself is no mistake of anybody's.
+    if unknown := [name for name in sorted(own) if name not in known and name != _OURS]:
+        raise Invalid(f"annotation {PREFIX}{unknown[0]} is not known on a pod template; known are {', '.join(known)}")
     try:
         found = parse(Written, own)
     except Invalid as e:

@@ -12,7 +12,7 @@ from typing import Any
 
 from function import kube
 from function.engines import table
-from function.engines.args import CommandLine, means
+from function.engines.args import REFERENCE, CommandLine, means
 from function.engines.versions import Version, show
 
 FLAG = "--kv-transfer-config"
@@ -33,6 +33,9 @@ BESIDE: Mapping[str, table.Row] = {
 _WRITTEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?)([kmgt])|(\d+)([KMGT])|([+-]?\d[\d_]*))\s*")
 _THOUSANDS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _POWERS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+_REMOVE = "remove it to have the tier attached"
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def read(words: Sequence[str]) -> Own | None:
     try:
         config = json.loads(last)
     except ValueError:
-        return Own({}, "is no JSON")
+        return Own({}, "refers to a variable: write its value itself" if REFERENCE.search(last) else "is no JSON")
     return Own(config) if isinstance(config, dict) else Own({}, "is no JSON object")
 
 
@@ -106,7 +109,7 @@ def transports(own: Own | None) -> tuple[str, ...]:
 
 
 def conflict(own: Own | None, ours: Mapping[str, Any] | None = None, version: Version | None = None) -> str:
-    """Say why a tier's connector cannot go beside a user's configuration; empty where it can.
+    """Say why a tier's connector cannot go beside a user's configuration, and what to do; empty where it can.
 
     Args:
         own: The user's; None for none.
@@ -116,25 +119,28 @@ def conflict(own: Own | None, ours: Mapping[str, Any] | None = None, version: Ve
     if own is None or own.config == ours:
         return ""
     if own.problem:
-        return own.problem
+        return f"{own.problem}; {_REMOVE}"
     children = _children(own.config)
     if ours in children:
         return ""
     names = [str(child.get("kv_connector")) for child in children]
     others = [name for name in names if name not in TRANSPORTS]
     if others or not names:
-        return f"names {', '.join(others) or 'no connector'}, beside which a tier adds nothing"
+        return f"names {', '.join(others) or 'no connector'}, beside which a tier adds nothing; {_REMOVE}"
     if any("kv_role" not in child for child in children):
-        return "names a connector without kv_role, with which vLLM does not start"
+        return "names a connector without kv_role, with which vLLM does not start; give it one"
     if not ours:
         return ""
     name = ours["kv_connector"]
     if name in TRANSPORTS:
-        return f"names {', '.join(names)}, and the tier would add {name}, which does the same"
+        return f"names {', '.join(names)}, and the tier would add {name}, which does the same; {_REMOVE}"
     since = BESIDE.get(name)
     if since is None or (version and not since.holds(version)):
-        newer = f"from vLLM {show(since.since)} on" if since else "in no version that is known to work"
-        return f"names {', '.join(names)}, beside which the tier's {name} can be used {newer}"
+        beside = f"names {', '.join(names)}, beside which the tier's {name}"
+        if since:
+            return f"{beside} works from vLLM {show(since.since)} on; take that or newer, or {_REMOVE}"
+        other = "a tier of backend Mooncake, with nixl.storage, or with lmcache.mode Multiprocess"
+        return f"{beside} is not known to work in any version; choose {other}, or {_REMOVE}"
     return ""
 
 

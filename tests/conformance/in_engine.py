@@ -106,6 +106,11 @@ def vllm(task: dict[str, Any]) -> list[dict[str, Any]]:
             return None
         return f"{found.__module__}.{found.__qualname__}"
 
+    def children(config: Any) -> list[str | None]:
+        """Find the connectors of a MultiConnector as that does."""
+        extra = config.kv_connector_extra_config if config.kv_connector == "MultiConnector" else {}
+        return [connector(type(config)(**c, engine_id=config.engine_id)) for c in extra.get("connectors", [])]
+
     def read(line: Sequence[str]) -> dict[str, Any]:
         by_cli = line[:1] == ["serve"]
         args = (commands if by_cli else server).parse_args(list(line))
@@ -121,6 +126,7 @@ def vllm(task: dict[str, Any]) -> list[dict[str, Any]]:
             }
             if config.kv_connector:
                 found["connector"] = connector(config)
+                found["children"] = children(config)
         return found
 
     return [parsed(lambda line=line: read(line)) for line in task["lines"]]

@@ -42,17 +42,60 @@ def in_files(tier: Manifest, _: Manifest) -> None:
     tier["spec"]["nixl"]["storage"]["fs"] = {"hostPath": {"path": "/mnt/nvme"}, "sizePerNode": "1Ti"}
 
 
+def behind_hicache(l3: Manifest | None, **nixl: Any) -> Change:
+    """A change: HiCache alone, with a ratio, or with something else behind it than Mooncake."""
+
+    def change(tier: Manifest, _: Manifest) -> None:
+        spec = tier["spec"]
+        del spec["mooncake"]
+        spec["hicache"] = {"l3": l3, "hostMemoryGiBPerNode": 800} if l3 else {"ratio": 2, "writePolicy": "WriteBack"}
+        spec |= nixl
+
+    return change
+
+
 def role(name: str | None) -> Change:
     return lambda _, deployment: deployment["spec"]["engine"]["kvCache"].update(role=name)
 
 
+def wired(change: Change | None, *words: str) -> Change:
+    """A change: the engine's user has wired a connector that moves KV."""
+
+    def both(tier: Manifest, deployment: Manifest) -> None:
+        if change:
+            change(tier, deployment)
+        deployment["spec"]["engine"].setdefault("args", []).extend(words)
+
+    return both
+
+
+CLAIM = {"backend": "File", "file": {"claimName": "kv", "sizePerRank": "100Gi"}}
+NIXL = {"storage": {"cpuTierGiBPerNode": 64, "fs": {"hostPath": {"path": "/mnt/nvme"}, "sizePerNode": "1Ti"}}}
 # What a tier may be beside the examples, and what an engine may be in it: the example, and what is changed of both.
 VARIATIONS: dict[str, tuple[str, Change | None]] = {
     **{name: (name, None) for name in examples.names()},
     "Mooncake over TCP": ("mooncake", over_tcp),
     "Mooncake behind SGLang over TCP": ("sglang-mooncake", over_tcp),
     "Nixl in files": ("nixl-storage", in_files),
+    "HiCache alone": ("hicache-mooncake", behind_hicache(None)),
+    "HiCache and a claim": ("hicache-mooncake", behind_hicache(CLAIM)),
+    "HiCache and Nixl": ("hicache-mooncake", behind_hicache({"backend": "Nixl"}, nixl=NIXL)),
     "Nixl decode": ("nixl-p2p", role("Decode")),
+}
+
+DOTTED = [f"--kv-transfer-config.{name}" for name in ("kv_connector=NixlConnector", "kv_role=kv_producer")]
+CONSUMER = '{"kv_connector":"NixlConnector","kv_role":"kv_consumer","engine_id":"e1"}'
+SEVERAL = (
+    '{"kv_connector":"MultiConnector","kv_role":"kv_producer","kv_connector_extra_config":{"connectors":['
+    '{"kv_connector":"MooncakeConnector","kv_role":"kv_producer"}]}}'
+)
+# Tiers beside what a user has wired, which only the newest version is attached with.
+BESIDE: dict[str, tuple[str, Change | None]] = {
+    "prefill beside an agent": ("lmcache-current", wired(None, *DOTTED)),
+    "decode beside an agent": ("lmcache-current", wired(None, f"--kv_transfer_config={CONSUMER}")),
+    "prefill beside Mooncake": ("mooncake", wired(over_tcp, *DOTTED)),
+    "several beside Mooncake": ("mooncake", wired(over_tcp, "--kv-transfer-config", SEVERAL)),
+    "prefill beside files": ("nixl-storage", wired(in_files, *DOTTED)),
 }
 
 
@@ -77,6 +120,10 @@ def lines() -> dict[tuple[str, str], list[str]]:
             same = parser.startswith("sglang") == (example in ("sglang-mooncake", "hicache-mooncake"))
             if same and (line := rendered(example, change, image)):
                 found[name, parser] = line
+    for name, (example, change) in BESIDE.items():
+        line = rendered(example, change, "vllm/vllm-openai:v0.33.0")
+        assert line, name
+        found[name, VLLM] = line
     return found
 
 
@@ -149,7 +196,7 @@ def written(line: Line) -> dict[str, str]:
 def test_each_parser_reads_renders() -> None:
     """Lest an image that is no longer attached leaves its parser without a line."""
     assert {parser for _, parser in LINES} == set(IMAGES.values())
-    assert {name for name, _ in LINES} == set(VARIATIONS)
+    assert {name for name, _ in LINES} == {*VARIATIONS, *BESIDE}
 
 
 @pytest.mark.parametrize(("name", "parser"), [key for key in LINES if key[1].startswith("vllm")])
@@ -161,14 +208,23 @@ def test_vllm_understands_what_is_rendered(read: Read, name: str, parser: str) -
     config = json.loads(flags.pop("kv_transfer_config"))
     understood = {name: value for name, value in found["args"].items() if name != "kv_transfer_config"}
     assert understood.items() <= flags.items(), "taken for something else"
+    # Which the driver does not show, as it is drawn where nobody gives it.
+    config.pop("engine_id", None)
     assert found["config"] == config
     module, _, connector = found["connector"].rpartition(".")
     if "kv_connector_module_path" in config:
         assert module == config["kv_connector_module_path"]
     else:
         assert module.startswith("vllm.distributed.kv_transfer.kv_connector.")
-    # NixlConnector is another name of NixlPullConnector in newer versions.
-    assert connector.replace("NixlPull", "Nixl") == config["kv_connector"]
+    assert named(connector) == config["kv_connector"]
+    several = config.get("kv_connector_extra_config", {}).get("connectors", [])
+    assert [named(str(c).rpartition(".")[2]) for c in found["children"]] == [c["kv_connector"] for c in several]
+    assert bool(several) == (name in BESIDE)
+
+
+def named(connector: str) -> str:
+    """The registry's name of a class: NixlConnector is another name of NixlPullConnector in newer versions."""
+    return connector.replace("NixlPull", "Nixl")
 
 
 @pytest.mark.parametrize(("name", "parser"), [key for key in LINES if key[1].startswith("sglang")])
@@ -181,7 +237,7 @@ def test_sglang_understands_what_is_rendered(read: Read, name: str, parser: str)
     assert {name: str(found["hicache"][name]) for name in hicache} == hicache
     assert found["args"]["enable_hierarchical_cache"] == "True"
     extra, *prefetch = found["extra"]
-    assert extra == json.loads(hicache["hicache_storage_backend_extra_config"])
+    assert extra == json.loads(hicache.get("hicache_storage_backend_extra_config", "{}"))
     assert prefetch == [256, 1.0, 0.25, False]
 
 

@@ -16,8 +16,8 @@ OWN = Path(str(metadata.distribution("lmcache").locate_file(".")))
 MOONCAKE = next(package.released for package in table.PACKAGES if package.name == table.MOONCAKE)
 
 HERE: dict[tuple[str, str], Path] = {
-    (table.VLLM, "0.33.0"): Path(sys.prefix) / "vllm-0.33.0",
-    (table.SGLANG, "0.5.23"): Path(sys.prefix) / "sglang-0.5.23",
+    **{(table.VLLM, version): Path(sys.prefix) / f"vllm-{version}" for version in ("0.11.0", "0.33.0")},
+    **{(table.SGLANG, version): Path(sys.prefix) / f"sglang-{version}" for version in ("0.5.5", "0.5.23")},
     (table.LMCACHE, runner.OLDEST): runner.beside(runner.OLDEST),
     (table.LMCACHE, metadata.version("lmcache")): OWN,
     (table.MOONCAKE, metadata.version(MOONCAKE)): OWN,

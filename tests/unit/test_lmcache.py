@@ -663,6 +663,8 @@ IN_PROCESS_YAML: Manifest = {
     "pre_caching_hash_algorithm": "builtin",
     "remote_serde": "naive",
     "save_unfull_chunk": False,
+    "lookup_timeout_ms": 3000,
+    "blocking_timeout_secs": 10,
 }
 FILES: dict[str, tuple[Manifest, Manifest]] = {
     "Auto": ({}, {"lmcache.yaml": IN_PROCESS_YAML}),

@@ -10,7 +10,7 @@ from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from function import fn
+from function import fn, templates
 from function.attachment import MEMORY_SHORT, MULTIPROCESS_FORCED, NICS_NOT_ALIGNED, TIER_ATTACHED, TIER_UNUSED
 from function.kube import ANNOTATION_PATCH, Manifest
 from function.render import Rendered, render, request
@@ -434,7 +434,10 @@ def test_members_that_name_different_tiers_are_not_attached() -> None:
     before = gang(pod(command=SERVE), pod(command=SERVE, leader=False, annotations=None))
     rendered = Step(desired(before)).render()
     assert state(rendered, TIER_ATTACHED) == ("False", "MembersDisagree")
-    assert untouched(rendered, desired(before)) == desired(before)
+    assert MAIN not in rendered.composed
+    serving = annotated(on_unavailable="ServeWithout")
+    before = gang(pod(command=SERVE, annotations=serving), pod(command=SERVE, leader=False, annotations=None))
+    assert untouched(Step(desired(before)).render(), desired(before)) == desired(before)
 
 
 def test_members_that_are_wired_differently_are_not_attached() -> None:
@@ -452,15 +455,14 @@ def test_members_that_are_wired_differently_are_not_attached() -> None:
     ],
 )
 def test_members_that_are_not_one_engine_are_not_attached(leader: Manifest, worker: Manifest) -> None:
-    head, other = (
-        pod(*own.pop("args", ()), **{"command": SERVE, **own}, leader=first)
-        for own, first in ((dict(leader), True), (dict(worker), False))
+    first, second = (
+        pod(*own.pop("args", ()), **{"command": SERVE, **own}, leader=leads)
+        for own, leads in ((dict(leader), True), (dict(worker), False))
     )
-    before = desired(gang(head, other))
-    story = gang_story(head, other)
+    story = gang_story(first, second)
     rendered = story.render()
     assert state(rendered, TIER_ATTACHED) == ("False", "MembersDisagree")
-    assert untouched(rendered, before) == before
+    assert MAIN not in rendered.composed
 
 
 def test_a_leader_that_only_starts_ray_runs_an_engine_that_nobody_sees() -> None:
@@ -565,7 +567,7 @@ def test_a_wrong_annotation_says_which_and_how_and_costs_no_running_engine(own: 
     rendered = story.render()
     assert state(rendered, TIER_ATTACHED) == ("False", "InvalidAnnotation")
     assert says in rendered.condition(TIER_ATTACHED)["message"]
-    assert untouched(rendered, before) == before
+    assert MAIN not in rendered.composed
     story = Step(desired(standalone(pod(MODEL))))
     settled = story.settle()
     story.before = before
@@ -1172,3 +1174,144 @@ def test_the_sum_of_nics_is_the_engines_pools(devices: dict[str, int], own: int,
 def test_a_claim_is_left_as_it_is_where_the_tier_has_no_nics() -> None:
     before = desired(standalone(pod(MODEL))) | {"resource-claim-main-standalone": wrap(claim())}
     assert untouched(Step(before).render(), before)["resource-claim-main-standalone"] == wrap(claim())
+
+
+# --- validated ----------------------------------------------------------------------------------------------------
+
+
+def test_kubernetes_accepts_every_attached_template() -> None:
+    """A LeaderWorkerSet has no schema of Kubernetes' own, so its templates are held against a Deployment's."""
+    ray = ["ray", "start", "--address=$(MODELPLANE_LEADER_ADDRESS):6379", "--block"]
+    stories = [
+        Step(desired(standalone(pod(MODEL, "--tensor-parallel-size=8"))), **FORCED),
+        Step(split(), replica("prefill", "decode", mode="PrefillDecode"), **FORCED),
+        gang_story(pod(*RANK, command=SERVE), pod(*RANK, "--headless", command=SERVE, leader=False)),
+        gang_story(pod(command=SERVE), pod(command=ray, leader=False)),
+    ]
+    seen = 0
+    for rendered in (story.render() for story in stories):
+        assert state(rendered, TIER_ATTACHED) == ("True", "Attached")
+        for manifest in rendered.manifests:
+            for member in (m for group in templates.find(manifest) for m in group.members):
+                workload = standalone(member.template)
+                workload["spec"]["template"]["metadata"].setdefault("labels", {})["modelplane.ai/workload"] = "main"
+                assert schema_errors(workload) == []
+                seen += 1
+            if manifest["kind"] not in templates.KINDS:
+                assert schema_errors(manifest) == []
+    assert seen == 1 + 2 + 2 + 2
+
+
+@pytest.mark.parametrize(
+    ("attached", "plain"),
+    [
+        (
+            gang(pod(*RANK, command=SERVE), pod(*RANK, "--headless", command=SERVE, leader=False)),
+            gang(
+                pod(*RANK, command=SERVE, annotations=None),
+                pod(*RANK, "--headless", command=SERVE, leader=False, annotations=None),
+            ),
+        ),
+        (standalone(pod(MODEL)), standalone(pod(MODEL, annotations=None))),
+    ],
+)
+def test_a_gang_or_an_engine_is_detached_to_the_same_bytes(attached: Manifest, plain: Manifest) -> None:
+    story = Step(desired(attached))
+    story.required[0] = pool_tier()
+    assert state(story.settle(), TIER_ATTACHED) == ("True", "Attached")
+    story.before = desired(plain)
+    assert untouched(story.render(), desired(plain)) == desired(plain)
+
+
+def test_a_pair_of_prefill_and_decode_is_detached_to_the_same_bytes() -> None:
+    story = Step(split(), replica("prefill", "decode", mode="PrefillDecode"), **FORCED)
+    story.settle()
+    plain = copy.deepcopy(split())
+    for wrapped in plain.values():
+        del wrapped["spec"]["forProvider"]["manifest"]["spec"]["template"]["metadata"]["annotations"]
+    story.before = plain
+    assert untouched(story.render(), plain) == plain
+
+
+# --- what would go unseen -----------------------------------------------------------------------------------------
+
+
+def cron_job(template: Manifest) -> Manifest:
+    spec = {"schedule": "@daily", "jobTemplate": {"spec": {"template": template}}}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "metadata": {"name": "c", "namespace": "default"},
+        "spec": spec,
+    }
+
+
+def on_the_workload() -> Manifest:
+    workload = standalone(pod(MODEL, annotations=None))
+    workload["metadata"]["annotations"] = dict(TIER)
+    return wrap(workload)
+
+
+def on_the_object() -> Manifest:
+    return {**wrap(standalone(pod(MODEL, annotations=None))), "metadata": {"annotations": dict(TIER)}}
+
+
+def on_a_gang_of_a_group() -> Manifest:
+    role = {"name": "gang", "leaderWorkerSet": {"size": 2}, "template": pod(MODEL)}
+    metadata = {"name": "g", "namespace": "default"}
+    return wrap({"apiVersion": "x/v1", "kind": "RoleBasedGroup", "metadata": metadata, "spec": {"roles": [role]}})
+
+
+@pytest.mark.parametrize(
+    "lost", [on_the_workload(), on_the_object(), on_a_gang_of_a_group(), wrap(cron_job(pod(MODEL)))]
+)
+def test_an_annotation_where_nobody_looks_is_told_of(lost: Manifest) -> None:
+    rendered = Step({"w": lost}).render()
+    assert state(rendered, TIER_ATTACHED) == ("False", "AnnotationMisplaced")
+    assert "LeaderWorkerSet" in rendered.condition(TIER_ATTACHED)["message"]
+    assert untouched(rendered, {"w": lost}) == {"w": lost}
+
+
+def test_a_label_of_the_same_name_is_no_annotation() -> None:
+    """A tier's own policies select engines by it."""
+    policy = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p"}}
+    selector = {"podSelector": {"matchLabels": {"kv-offload.modelplane.ai/tier": "x"}}}
+    rendered = Step({"p": wrap({**policy, "spec": selector})}).render()
+    assert rendered.composite["status"]["conditions"] == []
+
+
+def test_an_annotation_that_nobody_knows_is_told_of() -> None:
+    rendered = Step(desired(standalone(pod(MODEL, annotations=annotated(idenity="qwen"))))).render()
+    assert state(rendered, TIER_ATTACHED) == ("False", "InvalidAnnotation")
+    message = rendered.condition(TIER_ATTACHED)["message"]
+    assert "kv-offload.modelplane.ai/idenity is not known" in message
+    assert "identity" in message
+    assert "on-unavailable" in message
+
+
+# --- another version of the function ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [
+        standalone(pod(MODEL)),
+        gang(pod(*RANK, command=SERVE), pod(*RANK, "--headless", command=SERVE, leader=False)),
+    ],
+)
+def test_a_newer_function_that_would_write_another_patch_changes_no_byte(
+    workload: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story = Step(desired(workload))
+    story.required[0] = pool_tier()
+    before = story.settle()
+    assert state(before, TIER_ATTACHED) == ("True", "Attached")
+    monkeypatch.setattr("function.preflight._PROGRAM", "pass")
+    monkeypatch.setattr("function.backends.mooncake.patches._LOCAL_BUFFER_BYTES", 1)
+    assert story.render().composed == before.composed
+    # Until something changes that it was decided by.
+    spec = story.required[0]["spec"]
+    spec["mooncake"] = {**spec["mooncake"], "metadata": "HTTP"}
+    assert story.render().composed[MAIN] != before.composed[MAIN]
+    story.required = [cluster()]
+    assert story.render().composed == before.composed

@@ -28,6 +28,9 @@ from function.engines import Engine, table, versions
 from function.stores import valkey
 
 _DRA = "GPUsByDRA"
+_FORCED = (
+    "the tier's mode Multiprocess attaches it all the same. Where it fails, a tier with lmcache.mode InProcess does not"
+)
 _CONNECTORS = (connector.MULTIPROCESS, connector.IN_PROCESS)
 _GANG = (
     "LMCache looks for their KV in one agent alone, or in process by sockets of one pod, so hits would be lost, or "
@@ -117,7 +120,11 @@ class LMCache:
             if refusal := libraries.skew(engine, agents.image(tier), table.LMCACHE_MULTIPROCESS, "spec.images.lmcache"):
                 return refusal
             patch = patches.multiprocess(tier, engine)
-            return patch.with_notice(Notice("MultiprocessForced", reason.reason, reason.message)) if reason else patch
+            return (
+                patch.with_notice(Notice("MultiprocessForced", reason.reason, f"{reason.message}; {_FORCED}"))
+                if reason
+                else patch
+            )
         if mode is Mode.MULTIPROCESS:
             otherwise = "" if in_process else ", Auto would attach in process"
             return replace(reason, message=f"{reason.message}; the tier's mode is Multiprocess{otherwise}")

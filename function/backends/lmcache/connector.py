@@ -41,6 +41,9 @@ def yaml(tier: Tier, site: Site) -> str:
         "pre_caching_hash_algorithm": "builtin",
         "remote_serde": "naive",
         "save_unfull_chunk": False,
+        # How long an engine waits for its own ranks' answer, and for Redis'; then it computes.
+        "lookup_timeout_ms": 3000,
+        "blocking_timeout_secs": 10,
     }
     if spec.mode is Mode.IN_PROCESS:
         _, gpus = rank_gib(tier, site)

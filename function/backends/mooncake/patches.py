@@ -1,5 +1,7 @@
 """What goes into an engine: a pure client of the pool, which gives no memory of its own to it."""
 
+from dataclasses import replace
+
 from function import kube, placement, preflight, rdma, workloads
 from function.backends import compatibility, hierarchy, libraries
 from function.backends.base import EnginePatch, Notice, Part, Refusal, Tier, too_old
@@ -141,4 +143,6 @@ def _notices(tier: Tier, engine: Engine) -> list[Notice]:
     if release and engine.bundled(table.MOONCAKE).version == release:
         return []
     needed = f"Mooncake {versions.show(release)}, as its master is" if release else "the Mooncake of its master"
-    return [libraries.unverified(engine, table.MOONCAKE, "MooncakeUnknown", needed)]
+    notice = libraries.unverified(engine, table.MOONCAKE, "MooncakeUnknown", needed)
+    fix = "look at mooncake's version in it, and where it is another one, set spec.images.mooncake of the tier to that"
+    return [replace(notice, message=f"{notice.message}; {fix}")]
