@@ -10,7 +10,7 @@ from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from function import fn, templates
+from function import fn, kube, templates
 from function.attachment import MEMORY_SHORT, MULTIPROCESS_FORCED, NICS_NOT_ALIGNED, TIER_ATTACHED, TIER_UNUSED
 from function.kube import ANNOTATION_PATCH, Manifest
 from function.render import Rendered, render, request
@@ -253,6 +253,19 @@ def test_a_plain_workload_that_waits_is_still_scaled_by_whoever_does() -> None:
     story.required = [story.required[1]]
     story.before["w"]["spec"]["template"] = pod("--model=other/model")
     assert story.render().composed["w"]["spec"] == settled.composed["w"]["spec"]
+
+
+@pytest.mark.parametrize("required", [[tier(FORCED), cluster()], [cluster()]])
+def test_a_latch_that_another_version_wrote_keeps_what_runs_and_is_told_of(required: list[Manifest]) -> None:
+    story = Step(desired(standalone(pod(MODEL))), **FORCED)
+    story.settle()
+    (own,) = [m["metadata"]["annotations"] for m in story.observed if ANNOTATION_PATCH in m["metadata"]["annotations"]]
+    own[ANNOTATION_PATCH] = kube.compact({**json.loads(own[ANNOTATION_PATCH]), "later": 1})
+    own[f"{ANNOTATION_PATCH}-hash"] = kube.digest(own[ANNOTATION_PATCH])[:12]
+    story.required = required
+    rendered = story.render()
+    assert rendered.fatal
+    assert "was written by another version of this function" in rendered.results[-1]["message"]
 
 
 # --- in use -------------------------------------------------------------------------------------------------------
