@@ -153,6 +153,10 @@ def overrides(patch: EnginePatch, overridden: list[str]) -> Condition | None:
     return Condition(TRUE, "UserEnv", message + "".join(noticed), warn=True)
 
 
+class Altered(kube.Malformed):
+    """A latch that is not as this function wrote it."""
+
+
 # --- the latch ----------------------------------------------------------------------------------------------------
 
 
@@ -167,7 +171,8 @@ def latched(observed: structpb.Struct | None, of: str = "") -> EnginePatch | Non
         The patch; None where there is none.
 
     Raises:
-        Malformed: somebody changed it.
+        Altered: somebody changed it.
+        Malformed: another version of this function wrote it, in a way that this one does not know.
     """
     key, key_of_hash = _latch_keys(of)
     text = kube.text(observed, "metadata", "annotations", key)
@@ -175,8 +180,15 @@ def latched(observed: structpb.Struct | None, of: str = "") -> EnginePatch | Non
         return None
     if kube.text(observed, "metadata", "annotations", key_of_hash) != kube.digest(text)[:12]:
         name = kube.text(observed, "metadata", "name")
-        raise kube.Malformed(f"annotation {key} of {kube.text(observed, 'kind')} {name} was changed; put it back")
-    return EnginePatch.from_json(text)
+        raise Altered(f"annotation {key} of {kube.text(observed, 'kind')} {name} was changed; put it back")
+    try:
+        return EnginePatch.from_json(text)
+    except (TypeError, ValueError):
+        raise kube.Malformed(
+            f"annotation {key} of {kube.text(observed, 'kind')} {kube.text(observed, 'metadata', 'name')} was written "
+            "by another version of this function: run that one, or remove the annotation to have the engine attached "
+            "anew"
+        ) from None
 
 
 def latch(patch: EnginePatch, of: str = "") -> Mapping[str, str]:
@@ -253,7 +265,7 @@ def _unchanged(consumer: Consumer, decision: EnginePatch) -> EnginePatch:
     """
     try:
         before = consumer.latched
-    except kube.Malformed:
+    except Altered:
         # Somebody changed it, and it is written anew.
         return decision
     return before if before and before.basis == decision.basis else decision

@@ -24,7 +24,20 @@ class Variable(Named):
 class Mount(Model):
     """A volume's mount."""
 
+    name: str = ""
     mount_path: str
+
+
+class Used(Named):
+    """A claim that a container uses."""
+
+    request: str = ""
+
+
+class Claim(Named):
+    """A claim of a pod."""
+
+    resource_claim_template_name: str = ""
 
 
 class Resources(Model):
@@ -32,7 +45,7 @@ class Resources(Model):
 
     requests: dict[str, Any] = Field(default_factory=dict)
     limits: dict[str, Any] = Field(default_factory=dict)
-    claims: tuple[Named, ...] = ()
+    claims: tuple[Used, ...] = ()
 
 
 class Capabilities(Model):
@@ -74,7 +87,7 @@ class Pod(Model):
     volumes: tuple[Named, ...] = ()
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: Objects = ()
-    resource_claims: tuple[Named, ...] = ()
+    resource_claims: tuple[Claim, ...] = ()
     affinity: Affinity | None = None
     resources: Resources | None = None
 

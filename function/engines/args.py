@@ -13,6 +13,7 @@ VALUED = frozenset(
     {
         *("--api-key", "--admin-api-key", "--model", "--served-model-name", "--download-dir", "--host", "--port"),
         *("--root-path", "--node-rank", "--nnodes", "--master-addr", "--master-port", "--dist-init-addr"),
+        *("--data-parallel-start-rank", "--data-parallel-address", "--data-parallel-rpc-port", "--nccl-init-addr"),
     }
 )
 SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh"})
@@ -101,6 +102,11 @@ class CommandLine:
         """Give the value of a flag as a whole number; 1 where it is missing or not one."""
         value = self.value(*names)
         return int(value) if value and re.fullmatch("[0-9]{1,9}", value) and int(value) else 1
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes the engine is said to run on; two where only the cluster knows: it is not one alone."""
+        return 2 if REFERENCE.search(self.value("--nnodes") or "") else self.integer("--nnodes")
 
     @property
     def all(self) -> Sequence[Flag]:

@@ -49,7 +49,7 @@ def view(kind: Kind, container: kube.Manifest, said: Said) -> Engine:
         env[e["name"]] = None if "valueFrom" in e else expand(e.get("value") or "", env)
     image = container.get("image", "")
     line = CommandLine(container.get("command", ()), container.get("args", ()), env)
-    pods = max(said.pods, line.integer("--nnodes"))
+    pods = max(said.pods, line.nodes)
     version = versions.of_engine(said.version, image, kind.repository)
     model = line.value(*kind.model) or line.positional or ""
     owner = (*said.owner, *_sources(said, container, model))

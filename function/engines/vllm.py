@@ -48,7 +48,7 @@ def ranks(line: CommandLine, pods: int = 1) -> int:
 
 def spans(line: CommandLine, pods: int) -> bool:
     """Whether the ranks of one replica are in several pods; not where each has data-parallel replicas of its own."""
-    return pods > 1 and (line.integer("--nnodes") > 1 or not line.flags(*_LOCAL))
+    return pods > 1 and (line.nodes > 1 or not line.flags(*_LOCAL))
 
 
 def replicas(line: CommandLine) -> int:

@@ -234,6 +234,7 @@ def test_what_a_variable_holds_is_read_like_any_other_word() -> None:
         (["--download-dir", "$(SECRET)"], False),
         (["--root-path", "$(SECRET)"], False),
         (["--served-model-name", "$(SECRET)"], False),
+        (["--data-parallel-start-rank", "$(SECRET)", "--data-parallel-address", "$(SECRET)"], False),
     ],
     ids=str,
 )

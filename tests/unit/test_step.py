@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from function import fn, templates
+from function import fn, kube, templates
 from function.attachment import MEMORY_SHORT, MULTIPROCESS_FORCED, NICS_NOT_ALIGNED, TIER_ATTACHED, TIER_UNUSED
 from function.kube import ANNOTATION_PATCH, Manifest
 from function.render import Rendered, render, request
@@ -253,6 +255,19 @@ def test_a_plain_workload_that_waits_is_still_scaled_by_whoever_does() -> None:
     assert story.render().composed["w"]["spec"] == settled.composed["w"]["spec"]
 
 
+@pytest.mark.parametrize("required", [[tier(FORCED), cluster()], [cluster()]])
+def test_a_latch_that_another_version_wrote_keeps_what_runs_and_is_told_of(required: list[Manifest]) -> None:
+    story = Step(desired(standalone(pod(MODEL))), **FORCED)
+    story.settle()
+    (own,) = [m["metadata"]["annotations"] for m in story.observed if ANNOTATION_PATCH in m["metadata"]["annotations"]]
+    own[ANNOTATION_PATCH] = kube.compact({**json.loads(own[ANNOTATION_PATCH]), "later": 1})
+    own[f"{ANNOTATION_PATCH}-hash"] = kube.digest(own[ANNOTATION_PATCH])[:12]
+    story.required = required
+    rendered = story.render()
+    assert rendered.fatal
+    assert "was written by another version of this function" in rendered.results[-1]["message"]
+
+
 # --- in use -------------------------------------------------------------------------------------------------------
 
 
@@ -386,6 +401,13 @@ def test_a_gang_that_the_tier_cannot_follow_is_not_started_and_no_workload_is_ch
     rendered = story.render()
     assert state(rendered, TIER_ATTACHED) == ("False", "GangNotSupported")
     assert MAIN not in rendered.composed
+
+
+@pytest.mark.parametrize("local", [(), ("--data-parallel-size-local=1",)])
+def test_a_gang_of_as_many_nodes_as_only_the_cluster_knows_is_one(local: tuple[str, ...]) -> None:
+    env = [{"name": "N", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['nodes']"}}}]
+    workload = standalone(pod(MODEL, "--nnodes=$(N)", "--node-rank=$(R)", *local, env=env)) | {"kind": "StatefulSet"}
+    assert state(Step(desired(workload)).render(), TIER_ATTACHED) == ("False", "GangNotSupported")
 
 
 def test_a_member_that_asks_for_too_little_memory_is_said_and_one_that_asks_for_none_asks() -> None:
@@ -757,6 +779,9 @@ def test_what_is_null_is_as_if_it_were_not_said(given: Manifest) -> None:
         (altered(env=[None]), "spec.containers[0].env[0]: must be an object"),
         (altered(name=None), "spec.containers[0].name is required"),
         (altered(volumeMounts=[{"name": "x"}]), "spec.containers[0].volumeMounts[0].mountPath is required"),
+        (altered(volumeMounts=[{"name": [], "mountPath": "/x"}]), "spec.containers[0].volumeMounts[0].name"),
+        (altered(resources={"claims": [{"name": "a", "request": {}}]}), "resources.claims[0].request"),
+        (altered_pod(resourceClaims=[{"name": "a", "resourceClaimTemplateName": []}]), "resourceClaimTemplateName"),
         (altered_pod(containers={"engine": {}}), "spec.containers: must be a list"),
         (altered_pod(tolerations=[None]), "spec.tolerations[0]: must be an object"),
         ({**pod(MODEL), "metadata": {"labels": {"a": 1}, "annotations": TIER}}, "metadata.labels.a (is 1)"),
@@ -773,6 +798,31 @@ def test_a_template_that_is_none_says_so_and_costs_nothing_else(given: Manifest,
     settled = story.settle()
     story.before = desired(standalone(given))
     assert template(story.render()) == template(settled)
+
+
+JUNK: list[Any] = [None, 0, 1.5, True, "", "x", [], {}, [None], ["x"], [{}], {"a": None}, {"name": "x"}]
+
+
+def alter(value: Any, draw: Callable[[Any], Any]) -> Any:
+    """Put something else in one place of a manifest."""
+    inner = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
+    if not inner or draw(st.integers(0, 7)) == 0:
+        return draw(st.sampled_from(JUNK))
+    at = draw(st.sampled_from(inner))
+    changed = copy.copy(value)
+    changed[at] = alter(value[at], draw)
+    return changed
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_whatever_an_earlier_step_desires_nothing_is_fatal(data: st.DataObject) -> None:
+    before = two_members() | {"plain": standalone(pod(MODEL)), "claim": claim()}
+    key = data.draw(st.sampled_from(sorted(before)))
+    place = before[key]["spec"]["forProvider"]["manifest"] if before[key]["kind"] == "Object" else before[key]
+    place["spec"] = alter(place["spec"], data.draw)
+    rendered = nic_story(before).render()
+    assert not rendered.fatal, rendered.results
 
 
 @pytest.mark.parametrize("spec", ["x", {"spec": {"devices": {"requests": ["x"]}}}])
