@@ -106,6 +106,11 @@ def decide(consumer: Consumer, found: Tier | Unavailable, site: Site, behind: Ti
     if taken := next((t for pod in consumer.templates if (t := attach.taken(pod, decision, consumer.container))), ""):
         return _unattached(Refusal("NameTaken", f"{taken}; rename it to have the tier attached"), consumer)
     patch = _unchanged(consumer, decision)
+    return attached(patch)
+
+
+def attached(patch: EnginePatch) -> Attachment:
+    """Attach an engine by a patch."""
     return Attachment(Condition(TRUE, "Attached", f"By {patch.connector} to KVOffloadTier {patch.tier}"), patch)
 
 

@@ -53,6 +53,7 @@ LET_GO = f"{annotations.PREFIX}let-go"
 _CLAIMS_OF = f"{annotations.PREFIX}claims-of"
 
 _NO_TEMPLATE = "InvalidTemplate"
+_JOB = "Job"
 _UNAVAILABLE, _SERVE = f"{annotations.PREFIX}on-unavailable", "ServeWithout"
 # The provider config of an Object that names none.
 _DEFAULT_CONFIG = "default"
@@ -81,11 +82,12 @@ def compose(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse) -> None
 class Carrier:
     """A desired resource with engines: a workload of the control plane, or the Object that carries one elsewhere.
 
-    `namespace` and `name` are the workload's; empty where it does not say.
+    `kind`, `namespace` and `name` are the workload's; empty where it does not say.
     """
 
     key: str
     desired: fnv1.Resource
+    kind: str
     namespace: str
     name: str
     provider_config: str
@@ -227,7 +229,7 @@ class Composer:
             observed=observed.resource if observed else None,
             of=group.name,
         )
-        decision = attachment.decide(consumer, found, site, behind)
+        decision = _settled(carrier, consumer) or attachment.decide(consumer, found, site, behind)
         if isinstance(found, Tier):
             there = self.req.required_resources[f"tier {ref.namespace}/{ref.name}"].items[0].resource
             decision = attachment.lacking(decision, there)
@@ -536,13 +538,26 @@ class Unreadable(Exception):
         self.reason = reason
 
 
+def _settled(carrier: Carrier, consumer: Consumer) -> Attachment | None:
+    """Leave a Job as it was made, since its template never changes; None for anything else."""
+    if carrier.kind != _JOB or not consumer.runs:
+        return None
+    if patch := consumer.latched:
+        return attachment.attached(patch)
+    message = (
+        "a Job's pod template never changes, so this one runs on without the tier; make another to have it attached"
+    )
+    return Attachment(Condition(FALSE, "JobNeverChanges", message, warn=True))
+
+
 def _carrier(key: str, desired: fnv1.Resource) -> Carrier | None:
     """See a desired resource as what carries engines; None where it carries none."""
     provider_config, inner = _manifest(desired.resource)
     if inner is None or kube.text(inner, "kind") not in templates.KINDS:
         return None
     namespace, name = (kube.text(inner, "metadata", of) for of in ("namespace", "name"))
-    return Carrier(key, desired, namespace, name, provider_config, templates.find(kube.plain(inner)))
+    kind = kube.text(inner, "kind")
+    return Carrier(key, desired, kind, namespace, name, provider_config, templates.find(kube.plain(inner)))
 
 
 def _annotated(manifest: Any) -> int:

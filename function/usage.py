@@ -75,7 +75,7 @@ def keep(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse, by: Collec
     """
     for key, observed in sorted(req.observed.resources.items()):
         usage = observed.resource
-        if kube.text(usage, "kind") != KIND or not key.startswith("uses-") or key in rsp.desired.resources:
+        if not _is_ours(usage) or not key.startswith("uses-") or key in rsp.desired.resources:
             continue
         if by is not None and kube.text(usage, "spec", "by", "resourceRef", "name") not in by:
             continue
@@ -107,6 +107,15 @@ def _attached(usage: structpb.Struct, namespace: str, name: str) -> bool:
         name,
         namespace,
     ) and not kube.text(usage, "metadata", "deletionTimestamp")
+
+
+def _is_ours(usage: structpb.Struct) -> bool:
+    """Tell our Usages from an earlier step's; either label is enough, should somebody remove one."""
+    mark, value = next(iter(kube.MANAGED_BY.items()))
+    labels = kube.sub(usage, "metadata", "labels")
+    return kube.text(usage, "kind") == KIND and bool(
+        kube.text(labels, mark) == value or kube.text(labels, kube.LABEL_TIER)
+    )
 
 
 def _reference(to: kube.Manifest) -> kube.Manifest:

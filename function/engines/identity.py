@@ -60,6 +60,7 @@ def derive(
     image: str,
     owner: Sequence[str],
     vouched: str | None,
+    unseen: bool = False,
 ) -> Identity:
     """Derive an engine's identity.
 
@@ -70,6 +71,7 @@ def derive(
         image: Its image: part of the identity of a model that is read from a path.
         owner: Namespace and name of the deployment, for a model that only it can know.
         vouched: `kvCache.identity`, which stands for all of it.
+        unseen: Whether it has variables that not even their names are known of (envFrom).
 
     Returns:
         The identity; equal inputs give equal identities, in any order of flags.
@@ -87,11 +89,12 @@ def derive(
         facts["ordered"] = written
     known = (model, *options, *(value or "" for value in options.values()))
     hidden = line.hidden or bool(line.flags("--config")) or any(REFERENCE.search(text) for text in known)
-    hub = is_hub_id(model) and not hidden and None not in source.values()
+    hub = is_hub_id(model) and not hidden and None not in source.values() and not unseen
     if not hub:
         # Two deployments may mean two models by one path: nothing but this one's own pods may share.
         facts |= {"image": image, "owner": list(owner), "words": list(line.words)}
-    own = "is a path, or hidden" if not hub else f"comes with {', '.join(sorted([*options, *source]))}"
+    told = "is a path, or hidden, or comes with variables that only the cluster knows"
+    own = told if not hub else f"comes with {', '.join(sorted([*options, *source]))}"
     plain = hub and not options and not source
     return Identity(kube.compact(facts), plain=plain, vouched=False, lora=lora, beside="" if plain else own)
 

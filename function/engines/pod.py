@@ -52,12 +52,15 @@ def view(kind: Kind, container: kube.Manifest, said: Said) -> Engine:
     pods = max(said.pods, line.nodes)
     version = versions.of_engine(said.version, image, kind.repository)
     model = line.value(*kind.model) or line.positional or ""
-    owner = (*said.owner, *_sources(said, container, model))
+    elsewhere = container.get("envFrom") or ()
+    owner = (*said.owner, *_sources(said, container, model), *([kube.compact(list(elsewhere))] if elsewhere else ()))
     return Engine(
         kind=kind,
         image=image,
         version=version,
-        identity=identity.derive(kind, line, env, image=image, owner=owner, vouched=said.identity),
+        identity=identity.derive(
+            kind, line, env, image=image, owner=owner, vouched=said.identity, unseen=bool(elsewhere)
+        ),
         ranks=kind.ranks(line, pods),
         dra=bool(container.get("resources", {}).get("claims")),
         line=line,

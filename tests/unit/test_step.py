@@ -1328,3 +1328,41 @@ def test_a_newer_function_that_would_write_another_patch_changes_no_byte(
     assert story.render().composed[MAIN] != before.composed[MAIN]
     story.required = [cluster()]
     assert story.render().composed == before.composed
+
+
+# --- a Job --------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_keeps_what_it_was_made_with_since_its_template_never_changes() -> None:
+    job = {**standalone(pod(MODEL)), "kind": "Job"}
+    story = Step({"w": wrap(job)}, **FORCED)
+    settled = story.settle()
+    assert wired(engine(settled, "w"))
+    story.required[0]["spec"]["lmcache"]["chunkSize"] = 512
+    assert story.render().composed["w"] == settled.composed["w"]
+
+
+def test_a_job_that_runs_without_a_tier_goes_on_without() -> None:
+    plain = {"w": wrap({**standalone(pod(MODEL, annotations=None)), "kind": "Job"})}
+    story = Step(plain, **FORCED)
+    story.settle()
+    story.before = {"w": wrap({**standalone(pod(MODEL)), "kind": "Job"})}
+    rendered = story.render()
+    assert state(rendered, TIER_ATTACHED) == ("False", "JobNeverChanges")
+    assert untouched(rendered, story.before) == story.before
+
+
+# --- variables from elsewhere -------------------------------------------------------------------------------------
+
+
+def test_what_only_the_cluster_knows_keeps_engines_apart() -> None:
+    """A ConfigMap may say that the model comes from another hub, or that KV is laid out anew."""
+
+    def seeded(*refs: str, name: str = "llama-70b") -> str:
+        own: Manifest = {"envFrom": [{"configMapRef": {"name": ref}} for ref in refs]} if refs else {}
+        story = Step(desired(standalone(pod(MODEL, **own))))
+        story.composite["metadata"]["labels"]["modelplane.ai/deployment"] = name
+        return seed(story.render())
+
+    assert seeded("a") == seeded("a")
+    assert len({seeded(), seeded("a"), seeded("b"), seeded("a", name="mistral")}) == 4
