@@ -31,8 +31,7 @@ from function.attachment import (
 from function.backends.base import EnginePatch, Site, Tier
 from function.cluster import View as ClusterView
 from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
-from function.engines import Engine, kv_transfer, pod
-from function.engines.args import names
+from function.engines import Engine, identity, kv_transfer, pod
 from function.engines.kind import Kind
 from function.placement import POOL
 from function.templates import Group, Member
@@ -609,13 +608,19 @@ def _own(found: Mapping[str, str]) -> dict[str, str]:
 
 
 def _different(kind: Kind, one: Engine, other: Engine, *, flags: bool) -> str:
-    """Say in what two members of an engine differ that must not; empty for nothing."""
+    """Say in what two members of an engine differ that must not; empty for nothing. A Ray worker has no `flags`."""
     if one.version != other.version:
         return "versions of the engine"
-    if flags and kind.kv_transfer and kv_transfer.of(one.line) != kv_transfer.of(other.line):
+    if not flags:
+        return ""
+    if identity.model(kind, one.line) != identity.model(kind, other.line):
+        return "models"
+    if kind.layout(one.line) != kind.layout(other.line):
+        return "parallelism"
+    if kind.kv_transfer and kv_transfer.of(one.line) != kv_transfer.of(other.line):
         return kv_transfer.FLAG
-    mine, theirs = (engine.line.flags(*kind.own_wiring) for engine in (one, other))
-    return names([*mine, *theirs]) if flags and mine != theirs else ""
+    mine, theirs = (identity.options(kind, engine.line) for engine in (one, other))
+    return ", ".join(sorted({name for name, _ in mine.items() ^ theirs.items()}))
 
 
 def _container(member: Member, name: str) -> kube.Manifest:

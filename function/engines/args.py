@@ -22,6 +22,7 @@ SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh"})
 _SHORTEST = len("--dt")
 # A whole flag that other flags' names begin with.
 _WHOLE = frozenset({"--model"})
+_NODES = ("--nnodes", "-n")
 
 
 _NO_ENV: Mapping[str, str | None] = MappingProxyType({})
@@ -106,7 +107,7 @@ class CommandLine:
     @property
     def nodes(self) -> int:
         """How many nodes the engine is said to run on; two where only the cluster knows: it is not one alone."""
-        return 2 if REFERENCE.search(self.value("--nnodes") or "") else self.integer("--nnodes")
+        return 2 if REFERENCE.search(self.value(*_NODES) or "") else self.integer(*_NODES)
 
     @property
     def all(self) -> Sequence[Flag]:

@@ -52,6 +52,16 @@ def is_hub_id(model: str) -> bool:
     return model.count("/") == 1 and not model.startswith(("/", ".", "~")) and not model.endswith("/")
 
 
+def options(kind: Kind, line: CommandLine) -> dict[str, str | None]:
+    """Give an engine's options by name, but for its model and those that change no KV; the last of a name counts."""
+    return dict(_written(kind, line))
+
+
+def model(kind: Kind, line: CommandLine) -> str:
+    """Give the model of a command line; empty where it names none."""
+    return line.value(*kind.model) or line.positional or ""
+
+
 def derive(
     kind: Kind,
     line: CommandLine,
@@ -79,24 +89,26 @@ def derive(
     lora = bool(line.flags(*kind.lora))
     if vouched:
         return Identity(kube.compact({"identity": vouched}), plain=False, vouched=True, lora=lora)
-    model = line.value(*kind.model) or line.positional or ""
-    written = [(flag.name, flag.value) for flag in line.all if flag.name.partition(".")[0] not in kind.harmless]
-    # The last value of an option is the one that counts, and order matters only where two names may mean one option.
-    options = dict(written)
+    named, given = model(kind, line), options(kind, line)
     source = {name: env[name] for name in kind.source_env if name in env}
-    facts: dict[str, object] = {"model": model, "options": options, "source": source}
-    if _ambiguous(options):
-        facts["ordered"] = written
-    known = (model, *options, *(value or "" for value in options.values()))
+    facts: dict[str, object] = {"model": named, "options": given, "source": source}
+    # Order matters only where two names may mean one option.
+    if _ambiguous(given):
+        facts["ordered"] = _written(kind, line)
+    known = (named, *given, *(value or "" for value in given.values()))
     hidden = line.hidden or bool(line.flags("--config")) or any(REFERENCE.search(text) for text in known)
-    hub = is_hub_id(model) and not hidden and None not in source.values() and not unseen
+    hub = is_hub_id(named) and not hidden and None not in source.values() and not unseen
     if not hub:
         # Two deployments may mean two models by one path: nothing but this one's own pods may share.
         facts |= {"image": image, "owner": list(owner), "words": list(line.words)}
     told = "is a path, or hidden, or comes with variables that only the cluster knows"
-    own = told if not hub else f"comes with {', '.join(sorted([*options, *source]))}"
-    plain = hub and not options and not source
+    own = told if not hub else f"comes with {', '.join(sorted([*given, *source]))}"
+    plain = hub and not given and not source
     return Identity(kube.compact(facts), plain=plain, vouched=False, lora=lora, beside="" if plain else own)
+
+
+def _written(kind: Kind, line: CommandLine) -> list[tuple[str, str | None]]:
+    return [(flag.name, flag.value) for flag in line.all if flag.name.partition(".")[0] not in kind.harmless]
 
 
 def _ambiguous(names: Iterable[str]) -> bool:

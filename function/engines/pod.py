@@ -51,9 +51,12 @@ def view(kind: Kind, container: kube.Manifest, said: Said) -> Engine:
     line = CommandLine(container.get("command", ()), container.get("args", ()), env)
     pods = max(said.pods, line.nodes)
     version = versions.of_engine(said.version, image, kind.repository)
-    model = line.value(*kind.model) or line.positional or ""
     elsewhere = container.get("envFrom") or ()
-    owner = (*said.owner, *_sources(said, container, model), *([kube.compact(list(elsewhere))] if elsewhere else ()))
+    owner = (
+        *said.owner,
+        *_sources(said, container, identity.model(kind, line)),
+        *([kube.compact(list(elsewhere))] if elsewhere else ()),
+    )
     return Engine(
         kind=kind,
         image=image,

@@ -23,8 +23,10 @@ HARMLESS = frozenset(
         *("--no-enable-chunked-prefill", "--chat-template", "--chat-template-content-format", "--response-role"),
         *("--enable-auto-tool-choice", "--tool-call-parser", "--reasoning-parser", "--generation-config"),
         *("--override-generation-config", "--max-logprobs", "--limit-mm-per-prompt", "--kv-transfer-config"),
-        *("--nnodes", "--node-rank", "--master-addr", "--master-port", "--headless", "--data-parallel-start-rank"),
-        *("--data-parallel-size-local", "-dpl", "--data-parallel-address", "--data-parallel-rpc-port"),
+        *("--nnodes", "-n", "--node-rank", "-r", "--master-addr", "--master-port", "--headless"),
+        *("--data-parallel-start-rank", "-dpr", "--data-parallel-rank", "-dpn", "--data-parallel-size-local", "-dpl"),
+        *("--data-parallel-address", "-dpa", "--data-parallel-rpc-port", "-dpp", "--data-parallel-backend", "-dpb"),
+        *("--data-parallel-hybrid-lb", "-dph", "--data-parallel-external-lb", "-dpe", "--api-server-count", "-asc"),
     }
 )
 

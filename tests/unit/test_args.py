@@ -311,3 +311,18 @@ def test_no_command_line_is_too_odd_to_read(command: list[str], args: list[str])
 @settings(deadline=None)
 def test_a_kv_transfer_config_is_found_among_whatever_stands_around_it(before: list[str], after: list[str]) -> None:
     assert CommandLine((), [*before, f"{KV}={CONFIG}", *after]).value(KV) == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("words", "nodes"),
+    [
+        (["--nnodes=2"], 2),
+        (["--nnodes", "4"], 4),
+        (["-n", "2"], 2),
+        (["--nnodes=$(SIZE)"], 2),
+        ([], 1),
+        (["--node-rank=3"], 1),
+    ],
+)
+def test_how_many_nodes_an_engine_runs_on_is_read(words: list[str], nodes: int) -> None:
+    assert CommandLine((), words).nodes == nodes

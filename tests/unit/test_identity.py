@@ -203,6 +203,8 @@ HARMLESS = (
     *("--no-enable-chunked-prefill", "--chat-template t", "--chat-template-content-format auto", "--max-logprobs 5"),
     *("--enable-auto-tool-choice", "--tool-call-parser p", "--reasoning-parser p", "--generation-config vllm"),
     *("--override-generation-config {}", "--limit-mm-per-prompt {}", "--enable-server-load-tracking"),
+    *("-n 2", "-r 1", "-dpr 1", "-dpn 1", "-dpa a", "-dpp 1", "-dpb ray", "-dph", "-dpe", "-asc 4", "--headless"),
+    *("--data-parallel-rank 1", "--data-parallel-backend ray", "--data-parallel-hybrid-lb", "--api-server-count 4"),
 )
 
 

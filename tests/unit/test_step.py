@@ -465,6 +465,10 @@ def test_members_that_are_wired_differently_are_not_attached() -> None:
         ({}, {"image": "vllm/vllm-openai:v0.22.0"}),
         ({}, {"args": ["--kv-offloading-size=8"]}),
         ({"image": "vllm/vllm-openai:latest"}, {}),
+        ({}, {"command": ["vllm", "serve", "Qwen/Qwen3-8B"]}),
+        ({"args": ["--quantization=fp8"]}, {}),
+        ({"args": ["--enforce-eager", "--block-size=32"]}, {"args": ["--block-size=64"]}),
+        ({"args": ["-tp=8"]}, {"args": ["--tensor-parallel-size=4"]}),
     ],
 )
 def test_members_that_are_not_one_engine_are_not_attached(leader: Manifest, worker: Manifest) -> None:
@@ -476,6 +480,12 @@ def test_members_that_are_not_one_engine_are_not_attached(leader: Manifest, work
     rendered = story.render()
     assert state(rendered, TIER_ATTACHED) == ("False", "MembersDisagree")
     assert MAIN not in rendered.composed
+
+
+def test_members_may_differ_in_what_changes_no_kv() -> None:
+    leader = pod("-tp=16", *RANK, "--api-server-count=4", "--port=9000", command=SERVE)
+    worker = pod("--tensor-parallel-size", "16", *RANK, "--headless", "--enforce-eager", command=SERVE, leader=False)
+    assert state(gang_story(leader, worker).render(), TIER_ATTACHED) == ("True", "Attached")
 
 
 def test_a_leader_that_only_starts_ray_runs_an_engine_that_nobody_sees() -> None:
