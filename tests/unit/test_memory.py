@@ -177,10 +177,17 @@ EIGHT = engine("-tp", "8")
         # The scheduler goes by the request.
         ({"requests": {"memory": "224Gi"}, "limits": {"memory": "1Ti"}}, 64),
         ({"requests": {"memory": "1e12"}}, 64),
+        # Under 1 GiB a rank are a client's buffers: of what the engine itself needs nobody has said anything.
+        ({"requests": {"memory": "8Gi"}}, 7.9),
     ],
 )
 def test_enough_or_unknown_is_nothing_to_say(asks: Manifest | None, gib: float) -> None:
     assert short(asks, gib, EIGHT) is None
+
+
+@pytest.mark.parametrize(("asks", "gib"), [("8Gi", 8), ("4Gi", 7.9)])
+def test_a_rank_that_holds_cache_or_less_than_its_buffers_is_said(asks: str, gib: float) -> None:
+    assert short({"requests": {"memory": asks}}, gib, EIGHT).status == "True"
 
 
 def test_too_little_for_the_engine_itself_is_said_with_numbers() -> None:
