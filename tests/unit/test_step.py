@@ -307,6 +307,28 @@ def test_a_tier_stays_in_use_while_it_is_gone_and_until_a_detached_engine_has_ro
     assert usages(story.settle()) == {}
 
 
+def test_what_another_step_composed_to_protect_things_is_its_own() -> None:
+    story = Step(desired(standalone(pod(MODEL))), **FORCED)
+    story.settle()
+    (spec,) = usages(story.settle()).values()
+    story.observed.append(
+        {
+            "apiVersion": "protection.crossplane.io/v1beta1",
+            "kind": "Usage",
+            "metadata": {
+                "name": "theirs",
+                "namespace": "ml-team",
+                "annotations": {"crossplane.io/composition-resource-name": "uses-theirs"},
+            },
+            "spec": spec,
+        }
+    )
+    story.before = desired(standalone(pod(MODEL, annotations=None)))
+    held = usages(story.render())
+    assert held
+    assert "uses-theirs" not in held
+
+
 # --- what earlier steps leave out ---------------------------------------------------------------------------------
 
 
