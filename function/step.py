@@ -4,7 +4,6 @@ An annotation on a pod template names its tier, in a workload of any composite, 
 earlier step desires stays as it is to the byte, but for the pod templates that are attached.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,10 +12,10 @@ from crossplane.function import resource, response
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
-from function import attach, attachment, claims, delivery, kube, memory, resolve, templates, tier, usage
+from function import attach, attachment, claims, delivery, kube, members, memory, resolve, templates, tier, usage
 from function.api import Invalid, annotations, parse
 from function.api.deployment import TierRef
-from function.api.template import ClaimTemplate, Template
+from function.api.template import ClaimTemplate
 from function.attachment import (
     HIDES_ARGS,
     MEMORY_SHORT,
@@ -31,8 +30,8 @@ from function.attachment import (
 from function.backends.base import EnginePatch, Site, Tier
 from function.cluster import View as ClusterView
 from function.conditions import FALSE, TRUE, UNKNOWN, Condition, Conditions
-from function.engines import Engine, identity, kv_transfer, pod
-from function.engines.kind import Kind
+from function.engines import Engine, pod
+from function.members import NO_TEMPLATE, Unreadable, container_of
 from function.placement import POOL
 from function.templates import Group, Member
 from function.tier import Unavailable
@@ -51,7 +50,6 @@ LET_GO = f"{annotations.PREFIX}let-go"
 # On a ResourceClaimTemplate of ours, or its Object: the composition-resource-name of the workload that it is for.
 _CLAIMS_OF = f"{annotations.PREFIX}claims-of"
 
-_NO_TEMPLATE = "InvalidTemplate"
 _JOB = "Job"
 _UNAVAILABLE, _SERVE = f"{annotations.PREFIX}on-unavailable", "ServeWithout"
 # The provider config of an Object that names none.
@@ -213,7 +211,7 @@ class Composer:
         if not any(annotations.TIER in member.annotations for member in group.members):
             return
         try:
-            asked, container, engine = self.read(carrier, group)
+            asked, container, engine = members.read(group, owner=self.owner, workload=carrier.key)
         except (Invalid, Unreadable) as e:
             self.decide(carrier, group, self.unreadable(e, observed, group))
             return
@@ -240,8 +238,8 @@ class Composer:
         for notice in decision.patch.notices:
             self.warn(name, notice.type, Condition(TRUE, notice.reason, notice.message, warn=True))
         for member in group.members:
-            self.warn(name, MEMORY_SHORT, memory.short(_container(member, container), decision.patch, engine))
-            flags = not pod.joins(_container(member, container))
+            self.warn(name, MEMORY_SHORT, memory.short(container_of(member, container), decision.patch, engine))
+            flags = not pod.joins(container_of(member, container))
             claim = self.claim(carrier, member, container, decision.patch)
             self.warn(name, NICS_NOT_ALIGNED, attachment.not_aligned(decision.patch, claim))
             template, overridden = attach.apply(member.template, decision.patch, container, flags=flags, claim=claim)
@@ -249,66 +247,6 @@ class Composer:
             self.warn(name, USER_OVERRIDES, attachment.overrides(decision.patch, overridden))
         carrier.latches |= attachment.latch(decision.patch, group.name)
         self.use_tier(carrier, group, decision.patch)
-
-    def read(self, carrier: Carrier, group: Group) -> tuple[annotations.Asked, str, Engine]:
-        """Read what an engine's pod templates ask for, and see the engine as backends do.
-
-        Raises:
-            Invalid: an annotation is wrong.
-            Unreadable: the templates do not agree, or which engine it is cannot be told.
-        """
-        first, *rest = group.members
-        for member in group.members:
-            try:
-                parse(Template, member.template)
-            except Invalid as e:
-                text = re.sub(r"spec\.(spec|metadata)", r"\1", str(e))
-                raise Unreadable(_NO_TEMPLATE, f"the pod template of {member.name} is wrong: {text}") from None
-        for other in rest:
-            if _own(first.annotations) != _own(other.annotations):
-                raise Unreadable(
-                    "MembersDisagree",
-                    f"{first.name} and {other.name} have different annotations {annotations.PREFIX}...; give all "
-                    "members of an engine the same",
-                )
-        asked = annotations.read(first.annotations)
-        container = _engine_container(first, asked.container)
-        kind = pod.KINDS[asked.engine] if asked.engine else pod.kind_of(_container(first, container))
-        if kind is None:
-            raise Unreadable(
-                "EngineUnknown",
-                f"neither the command nor the image of container {container!r} tells which engine it is; set "
-                f"annotation {annotations.PREFIX}engine to {' or '.join(pod.KINDS)}",
-            )
-        said = pod.Said(
-            self.owner,
-            asked.version,
-            asked.kv_cache.identity,
-            asked.kv_cache.role,
-            workload=carrier.key,
-            pods=group.pods,
-        )
-        views = [
-            pod.view(kind, _container(member, container), replace(said, pod=member.template["spec"]))
-            for member in group.members
-        ]
-        for member, view in zip(group.members, views, strict=True):
-            # A member that joins a Ray cluster runs what its leader starts; of a leader that does nobody knows what.
-            joins = pod.joins(_container(member, container))
-            if joins if member is first else view.line.hidden and not joins:
-                raise Unreadable(
-                    HIDES_ARGS,
-                    f"engine.command or args of {member.name} hide the engine's flags behind a shell or a variable; "
-                    "put them as they are into engine.args to have the tier attached",
-                )
-            if different := _different(kind, views[0], view, flags=not joins):
-                raise Unreadable(
-                    "MembersDisagree",
-                    f"{first.name} and {member.name} have different {different}; give all members of an engine the "
-                    "same",
-                )
-        # The leader of a gang may have no devices.
-        return asked, container, replace(views[0], dra=any(view.dra for view in views))
 
     def unreadable(self, why: "Invalid | Unreadable", observed: fnv1.Resource | None, group: Group) -> Attachment:
         """Keep what runs as it is where nobody can tell what is asked for; else wait for its user, or as they chose.
@@ -320,7 +258,7 @@ class Composer:
         if observed is not None and attachment.latched(observed.resource, group.name):
             message = f"{why}; what runs attached stays as it is"
             return Attachment(Condition(TRUE, reason, message, warn=True), hold=True)
-        serves = reason in (HIDES_ARGS, _NO_TEMPLATE) or any(
+        serves = reason in (HIDES_ARGS, NO_TEMPLATE) or any(
             m.annotations.get(_UNAVAILABLE) == _SERVE for m in group.members
         )
         if observed is not None or serves:
@@ -528,15 +466,6 @@ class Composer:
         self.conditions.write(self.req, self.rsp)
 
 
-class Unreadable(Exception):
-    """Pod templates of which nobody can tell what they ask for; the text says what to mend."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        """Keep the condition's reason beside its message."""
-        super().__init__(message)
-        self.reason = reason
-
-
 def _settled(carrier: Carrier, consumer: Consumer) -> Attachment | None:
     """Leave a Job as it was made, since its template never changes; None for anything else."""
     if carrier.kind != _JOB or not consumer.runs:
@@ -601,47 +530,3 @@ def _latched(observed: structpb.Struct) -> dict[str, str]:
     found = kube.sub(observed, "metadata", "annotations")
     own = {name: value.string_value for name, value in found.fields.items()} if found else {}
     return {name: value for name, value in sorted(own.items()) if name.startswith(kube.ANNOTATION_PATCH)}
-
-
-def _own(found: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in found.items() if name.startswith(annotations.PREFIX)}
-
-
-def _different(kind: Kind, one: Engine, other: Engine, *, flags: bool) -> str:
-    """Say in what two members of an engine differ that must not; empty for nothing. A Ray worker has no `flags`."""
-    if one.version != other.version:
-        return "versions of the engine"
-    if not flags:
-        return ""
-    if identity.model(kind, one.line) != identity.model(kind, other.line):
-        return "models"
-    if kind.layout(one.line) != kind.layout(other.line):
-        return "parallelism"
-    if kind.kv_transfer and kv_transfer.of(one.line) != kv_transfer.of(other.line):
-        return kv_transfer.FLAG
-    mine, theirs = (identity.options(kind, engine.line) for engine in (one, other))
-    return ", ".join(sorted({name for name, _ in mine.items() ^ theirs.items()}))
-
-
-def _container(member: Member, name: str) -> kube.Manifest:
-    for container in member.template["spec"]["containers"]:
-        if container.get("name") == name:
-            return dict(container)
-    raise Unreadable(
-        "ContainerNotFound", f"among the containers of {member.name} is no {name!r}; give every member one of that name"
-    )
-
-
-def _engine_container(member: Member, name: str | None) -> str:
-    """Name the engine's container: as the annotation says, else `engine`, else the only one."""
-    names = [str(c.get("name")) for c in member.template["spec"]["containers"]]
-    wanted = name
-    if name is None:
-        name = pod.CONTAINER if pod.CONTAINER in names else names[0] if len(names) == 1 else None
-    if name not in names:
-        raise Unreadable(
-            "ContainerNotFound",
-            f"the containers of {member.name} are {', '.join(names)}; set annotation {annotations.PREFIX}container"
-            f"{f' (is {wanted!r})' if wanted else ''} to the engine's",
-        )
-    return name

@@ -524,6 +524,14 @@ def test_a_gang_whose_workers_alone_claim_gpus_claims_them() -> None:
     assert state(story.render(), MULTIPROCESS_FORCED)[0] == "True"
 
 
+def test_a_shell_in_a_leader_hides_its_flags_and_waits_for_nobody() -> None:
+    shell = ["/bin/sh", "-c", "exec vllm serve Qwen/Qwen3-32B"]
+    before = gang(pod(command=shell), pod("--headless", command=SERVE, leader=False))
+    rendered = Step(desired(before)).render()
+    assert state(rendered, TIER_ATTACHED) == ("False", "CommandHidesArgs")
+    assert untouched(rendered, desired(before)) == desired(before)
+
+
 def test_a_shell_in_a_worker_hides_its_flags() -> None:
     shell = ["/bin/sh", "-c", "exec vllm serve Qwen/Qwen3-32B --headless"]
     story = gang_story(pod(command=SERVE), pod(command=shell, leader=False))
