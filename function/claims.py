@@ -245,8 +245,7 @@ def _suffix(spec: kube.Manifest) -> str:
 
 
 def _ours(template: kube.Manifest) -> bool:
-    label, value = next(iter(kube.MANAGED_BY.items()))
-    return (template["metadata"].get("labels") or {}).get(label) == value
+    return kube.MANAGED_BY.items() <= (template["metadata"].get("labels") or {}).items()
 
 
 def _requests(template: kube.Manifest) -> Sequence[kube.Manifest]:

@@ -42,30 +42,26 @@ class View:
 
         The most, because a share for as many ranks fits the smaller pools as well.
         """
-        pools = kube.at(self.found.resource, "status", "gpuPools")
         counts = [
             sum(
-                kube.integer(device.struct_value, "count") or 1
-                for device in (devices.list_value.values if devices is not None else ())
-                if kube.text(device.struct_value, "driver") in claims.GPUS
+                kube.integer(device, "count") or 1
+                for device in kube.objects(pool, "devices")
+                if kube.text(device, "driver") in claims.GPUS
             )
-            for pool in (pools.list_value.values if pools is not None else ())
-            for devices in [kube.at(pool.struct_value, "devices")]
+            for pool in kube.objects(self.found.resource, "status", "gpuPools")
         ]
         return max(counts, default=0) or None
 
     @property
     def pools(self) -> Mapping[str, Mapping[str, int]]:
         """What a node of each pool can hand out by claim, by DeviceClass."""
-        pools = kube.at(self.found.resource, "status", "gpuPools")
         found: dict[str, dict[str, int]] = {}
-        for pool in pools.list_value.values if pools is not None else ():
-            counts = found.setdefault(kube.text(pool.struct_value, "name"), {})
-            devices = kube.at(pool.struct_value, "devices")
-            for device in devices.list_value.values if devices is not None else ():
+        for pool in kube.objects(self.found.resource, "status", "gpuPools"):
+            counts = found.setdefault(kube.text(pool, "name"), {})
+            for device in kube.objects(pool, "devices"):
                 # A synthetic device has no class, and cannot be claimed.
-                if class_ := kube.text(device.struct_value, "deviceClassName"):
-                    counts[class_] = counts.get(class_, 0) + (kube.integer(device.struct_value, "count") or 1)
+                if class_ := kube.text(device, "deviceClassName"):
+                    counts[class_] = counts.get(class_, 0) + (kube.integer(device, "count") or 1)
         return found
 
     @property

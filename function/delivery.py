@@ -197,9 +197,7 @@ def _ours(observed: structpb.Struct) -> bool:
     """Tell our Objects from those of other pipeline steps; either mark is enough, should somebody remove one."""
     if kube.text(observed, "kind") != KIND:
         return False
-    label, value = next(iter(kube.MANAGED_BY.items()))
-    cluster = kube.text(observed, "metadata", "annotations", kube.ANNOTATION_CLUSTER)
-    return bool(cluster) or kube.text(observed, "metadata", "labels", label) == value
+    return bool(kube.text(observed, "metadata", "annotations", kube.ANNOTATION_CLUSTER)) or kube.managed(observed)
 
 
 def _hash(part: Part) -> str:

@@ -114,11 +114,20 @@ def sub(struct: structpb.Struct | None, *path: str) -> structpb.Struct | None:
     return value.struct_value if value is not None and value.HasField("struct_value") else None
 
 
+def objects(struct: structpb.Struct | None, *path: str) -> list[structpb.Struct]:
+    """Read a list of objects by its path; empty where it is missing or no list."""
+    value = at(struct, *path)
+    return [item.struct_value for item in value.list_value.values] if value is not None else []
+
+
+def managed(struct: structpb.Struct | None) -> bool:
+    """Whether a manifest has the label of what this function manages."""
+    return all(text(struct, "metadata", "labels", label) == value for label, value in MANAGED_BY.items())
+
+
 def condition(struct: structpb.Struct | None, type_: str) -> tuple[str, str, str]:
     """Read a status condition as (status, reason, message); ("", "", "") where it is missing."""
-    found = at(struct, "status", "conditions")
-    for value in found.list_value.values if found is not None else ():
-        entry = value.struct_value
+    for entry in objects(struct, "status", "conditions"):
         if text(entry, "type") == type_:
             return text(entry, "status"), text(entry, "reason"), text(entry, "message")
     return "", "", ""

@@ -111,11 +111,9 @@ def _attached(usage: structpb.Struct, namespace: str, name: str) -> bool:
 
 def _is_ours(usage: structpb.Struct) -> bool:
     """Tell our Usages from an earlier step's; either label is enough, should somebody remove one."""
-    mark, value = next(iter(kube.MANAGED_BY.items()))
-    labels = kube.sub(usage, "metadata", "labels")
-    return kube.text(usage, "kind") == KIND and bool(
-        kube.text(labels, mark) == value or kube.text(labels, kube.LABEL_TIER)
-    )
+    if kube.text(usage, "kind") != KIND:
+        return False
+    return bool(kube.text(usage, "metadata", "labels", kube.LABEL_TIER)) or kube.managed(usage)
 
 
 def _reference(to: kube.Manifest) -> kube.Manifest:
