@@ -146,8 +146,14 @@ class ClaimTemplateSpec(Model):
     spec: ClaimSpec = Field(default_factory=ClaimSpec)
 
 
+class ClaimMetadata(Model):
+    """A ResourceClaimTemplate's metadata."""
+
+    labels: dict[str, str] | None = None
+
+
 class ClaimTemplate(Model):
     """A ResourceClaimTemplate."""
 
-    metadata: dict[str, Any]
+    metadata: ClaimMetadata
     spec: ClaimTemplateSpec

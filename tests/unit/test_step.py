@@ -865,10 +865,18 @@ def test_whatever_an_earlier_step_desires_nothing_is_fatal(data: st.DataObject) 
     assert not rendered.fatal, rendered.results
 
 
-@pytest.mark.parametrize("spec", ["x", {"spec": {"devices": {"requests": ["x"]}}}])
-def test_a_claim_template_that_is_none_is_not_joined(spec: Any) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"spec": "x"},
+        {"spec": {"spec": {"devices": {"requests": ["x"]}}}},
+        {"metadata": {**claim()["metadata"], "labels": "x"}},
+        {"metadata": {**claim()["metadata"], "labels": ["x"]}},
+    ],
+)
+def test_a_claim_template_that_is_none_is_not_joined(wrong: Manifest) -> None:
     before = desired(standalone(pod(MODEL)))
-    before[THEIRS] = wrap({**claim(), "spec": spec})
+    before[THEIRS] = wrap({**claim(), **wrong})
     story = nic_story(before)
     assert [asks(t) for t in ours(story.render(), story).values()] == [[("kv-nic", 8)]]
 
