@@ -228,14 +228,19 @@ def _own_wiring(consumer: Consumer, patch: EnginePatch | None) -> Attachment | N
     return Attachment(Condition(FALSE, "UserConfigured", message, warn=True)) if message else None
 
 
+def hides_args(of: str = "") -> str:
+    """Say that a shell or a variable hides an engine's flags, in the pod template `of` where there are several."""
+    where = f" of {of}" if of else ""
+    return (
+        f"engine.command or args{where} hide the engine's flags behind a shell or a variable; put them as they are "
+        "into engine.args to have the tier attached"
+    )
+
+
 def _hidden(line: CommandLine) -> Refusal | None:
     """Say what hides the engine's flags, and with them what it computes and how it is wired."""
     if line.hidden:
-        return Refusal(
-            HIDES_ARGS,
-            "engine.command or args hide the engine's flags behind a shell or a variable; put them as they are "
-            "into engine.args to have the tier attached",
-        )
+        return Refusal(HIDES_ARGS, hides_args())
     if line.flags("--config"):
         return Refusal(
             "ConfigHidesArgs",

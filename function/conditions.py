@@ -37,13 +37,13 @@ class Conditions:
 
     def set(self, type_: str, status: str, reason: str, message: str, *, warn: bool = False) -> None:
         """Set a condition of the vocabulary; KeyError for a type that is not in it."""
-        if type_ not in self._conditions:
-            raise KeyError(type_)
-        self._conditions[type_] = Condition(status, reason, message, warn)
+        self.put(type_, Condition(status, reason, message, warn))
 
     def put(self, type_: str, condition: Condition) -> None:
         """Set a condition that is made already; KeyError for a type that is not in the vocabulary."""
-        self.set(type_, condition.status, condition.reason, condition.message, warn=condition.warn)
+        if type_ not in self._conditions:
+            raise KeyError(type_)
+        self._conditions[type_] = condition
 
     def is_true(self, type_: str) -> bool:
         """Whether a condition is True."""

@@ -140,8 +140,7 @@ class Composer:
     ) -> Attachment:
         """Decide what attaches the engine, and say so."""
         decision = self.decide(spec, found, cluster, engine)
-        why = decision.condition
-        self.conditions.set(TIER_ATTACHED, why.status, why.reason, why.message, warn=why.warn)
+        self.conditions.put(TIER_ATTACHED, decision.condition)
         if unused := attachment.role_unused(engine, decision.patch):
             self.conditions.put(ROLE_UNUSED, unused)
         return decision

@@ -7,7 +7,7 @@ from dataclasses import replace
 from function import kube
 from function.api import Invalid, annotations, parse
 from function.api.template import Template
-from function.attachment import HIDES_ARGS
+from function.attachment import HIDES_ARGS, hides_args
 from function.engines import Engine, identity, kv_transfer, pod
 from function.engines.kind import Kind
 from function.templates import Group, Member
@@ -24,7 +24,7 @@ class Unreadable(Exception):
         self.reason = reason
 
 
-def read(group: Group, *, owner: tuple[str, ...], workload: str) -> tuple[annotations.Asked, str, Engine]:
+def read(group: Group, *, owner: tuple[str, ...], workload: str) -> tuple[annotations.Written, str, Engine]:
     """Read what an engine's pod templates ask for, and see the engine as backends do.
 
     Args:
@@ -62,14 +62,7 @@ def read(group: Group, *, owner: tuple[str, ...], workload: str) -> tuple[annota
             f"neither the command nor the image of container {container!r} tells which engine it is; set "
             f"annotation {annotations.PREFIX}engine to {' or '.join(pod.KINDS)}",
         )
-    said = pod.Said(
-        owner,
-        asked.version,
-        asked.kv_cache.identity,
-        asked.kv_cache.role,
-        workload=workload,
-        pods=group.pods,
-    )
+    said = pod.Said(owner, asked.version, asked.identity, asked.role, workload=workload, pods=group.pods)
     views = [
         pod.view(kind, container_of(member, container), replace(said, pod=member.template["spec"]))
         for member in group.members
@@ -78,11 +71,7 @@ def read(group: Group, *, owner: tuple[str, ...], workload: str) -> tuple[annota
         # A member that joins a Ray cluster runs what its leader starts; of a leader that does nobody knows what.
         joins = pod.joins(container_of(member, container))
         if joins if member is first else view.line.hidden and not joins:
-            raise Unreadable(
-                HIDES_ARGS,
-                f"engine.command or args of {member.name} hide the engine's flags behind a shell or a variable; "
-                "put them as they are into engine.args to have the tier attached",
-            )
+            raise Unreadable(HIDES_ARGS, hides_args(member.name))
         # Flags of a leader that cannot be read disagree with nothing; that they are hidden is said of any engine.
         if different := _different(kind, views[0], view, flags=not (joins or views[0].line.hidden)):
             raise Unreadable(

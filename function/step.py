@@ -215,12 +215,12 @@ class Composer:
         except (Invalid, Unreadable) as e:
             self.decide(carrier, group, self.unreadable(e, observed, group))
             return
-        ref = asked.kv_cache.tier_ref
+        ref = asked.tier_ref
         engine = self.see_devices(carrier, group, container, engine)
         found, site, behind = self.resolve(ref, carrier)
         consumer = Consumer(
             engine,
-            asked.kv_cache.on_unavailable,
+            asked.on_unavailable,
             [member.template for member in group.members],
             container=container,
             observed=observed.resource if observed else None,

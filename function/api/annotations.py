@@ -7,7 +7,7 @@ from pydantic import Field
 
 from function import api, kube
 from function.api import VERSION, Invalid, Model, parse
-from function.api.deployment import KVCache, TierRef
+from function.api.deployment import TierRef
 
 PREFIX = f"{kube.DOMAIN}/"
 TIER = f"{PREFIX}tier"
@@ -15,7 +15,7 @@ _OURS = "connector-hash"
 
 
 class Written(Model):
-    """The annotations, by what follows the domain."""
+    """What a pod template asks for by annotations, named by what follows the domain."""
 
     tier: str = Field(pattern=api.TIER, max_length=317)
     engine: Literal["vLLM", "SGLang"] | None = None
@@ -25,17 +25,14 @@ class Written(Model):
     role: Literal["Prefill", "Decode"] | None = None
     on_unavailable: Literal["Wait", "ServeWithout"] = Field("Wait", alias="on-unavailable")
 
-
-class Asked(Model):
-    """What a pod template asks for: its tier and how to use it, and which container is which engine."""
-
-    kv_cache: KVCache
-    engine: Literal["vLLM", "SGLang"] | None = None
-    version: str | None = None
-    container: str | None = None
+    @property
+    def tier_ref(self) -> TierRef:
+        """The tier that is named."""
+        namespace, _, name = self.tier.rpartition("/")
+        return TierRef(name=name, namespace=namespace or kube.SYSTEM_NAMESPACE)
 
 
-def read(annotations: Mapping[str, str]) -> Asked:
+def read(annotations: Mapping[str, str]) -> Written:
     """Read a pod template's annotations, one of which names a tier.
 
     Raises:
@@ -47,14 +44,6 @@ def read(annotations: Mapping[str, str]) -> Asked:
     if unknown := [name for name in sorted(own) if name not in known and name != _OURS]:
         raise Invalid(f"annotation {PREFIX}{unknown[0]} is not known on a pod template; known are {', '.join(known)}")
     try:
-        found = parse(Written, own)
+        return parse(Written, own)
     except Invalid as e:
         raise Invalid(str(e).replace("spec.", f"annotation {PREFIX}")) from None
-    namespace, _, name = found.tier.rpartition("/")
-    cache = KVCache(
-        tier_ref=TierRef(name=name, namespace=namespace or kube.SYSTEM_NAMESPACE),
-        on_unavailable=found.on_unavailable,
-        identity=found.identity,
-        role=found.role,
-    )
-    return Asked(kv_cache=cache, engine=found.engine, version=found.version, container=found.container)
