@@ -21,7 +21,7 @@ VERSION = r"^v?[0-9]+\.[0-9]+(\.[0-9]+)?$"
 BUCKET = r"^[a-z0-9][a-z0-9.-]*[a-z0-9]$"
 REGION = r"^[a-z0-9-]+$"
 DEVICE = r"^[A-Za-z0-9_.-]+$"
-TIER = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?/)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+TIER = r"^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/)?[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
 # What a text of the wrong form should be, by the pattern that it does not match.
 FORMS = {
     NAMESPACE: "must be a namespace's name: lower-case letters, digits and dashes",
@@ -36,7 +36,7 @@ FORMS = {
     BUCKET: "must be a bucket's name: lower-case letters, digits, dashes and dots",
     REGION: "must be a region: lower-case letters, digits and dashes",
     DEVICE: "must be an RDMA device, such as mlx5_0",
-    TIER: "must be a tier's name, or namespace/name",
+    TIER: "must be a tier's name of at most 253 characters, or namespace/name",
 }
 # What pydantic calls by Python's names.
 _SHAPES = {

@@ -609,6 +609,8 @@ def annotated(**own: str) -> Manifest:
     ("own", "says"),
     [
         ({"tier": "Bad_Name"}, "annotation kv-offload.modelplane.ai/tier (is 'Bad_Name'): must be a tier's name"),
+        ({"tier": "a" * 254}, "annotation kv-offload.modelplane.ai/tier: must be a tier's name of at most 253"),
+        ({"tier": f"{'a' * 64}/shared"}, "annotation kv-offload.modelplane.ai/tier"),
         ({"on_unavailable": "Maybe"}, "annotation kv-offload.modelplane.ai/on-unavailable (is 'Maybe')"),
         ({"version": "latest"}, "annotation kv-offload.modelplane.ai/version (is 'latest'): must be a version"),
         ({"engine": "TGI"}, "annotation kv-offload.modelplane.ai/engine (is 'TGI')"),
