@@ -103,7 +103,7 @@ class Composer:
         cluster = ClusterView.require(self.req, self.rsp, name)
         verdict, reason, message = cluster.verdict(self.delivery.provider_config)
         self.conditions.set(CLUSTER_REACHABLE, verdict, reason, message, warn=cluster.resolved and verdict == FALSE)
-        engine, _ = pod.read(spec.engine, namespace=self.namespace, name=self.name)
+        engine = pod.read(spec.engine, namespace=self.namespace, name=self.name)
         decision = self.attach(spec, found, cluster, engine)
         self.patch = decision.patch
         self.warn_of_notices()

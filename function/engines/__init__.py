@@ -15,26 +15,28 @@ from function.engines.versions import Bundled, Version
 class Engine:
     """What a backend sees of an engine when it decides how to attach it.
 
-    `ranks` is TP x PP x DP, the processes in one pod. `version` is None where it is unknown. `line` is its command
-    line. `role` is Prefill or Decode where the user has split the work. `env` are its own variables, None for a value
-    that is not in the spec, and `settings` those, by name, that may change how it lays KV out. An engine of several
-    `pods` has its `ranks` in each of them. `devices` are what its own claims ask for, by DeviceClass, and `pool` its
-    nodes', where they are known; no patch depends on them.
+    `version` is None where it is unknown. `line` is its command line. `role` is Prefill or Decode where the user has
+    split the work. `env` are its own variables, None for a value that is not in the spec. `pods` is how many it runs
+    in. `devices` are what its own claims ask for, by DeviceClass, and `pool` its nodes', where they are known; no patch
+    depends on them.
     """
 
     kind: Kind
     image: str
     version: Version | None
     identity: Identity
-    ranks: int
     dra: bool
     line: CommandLine
     role: str | None = None
-    settings: tuple[tuple[str, str | None], ...] = ()
     env: Mapping[str, str | None] = field(default_factory=dict)
     pods: int = 1
     devices: Mapping[str, int] = field(default_factory=dict)
     pool: str = ""
+
+    @property
+    def ranks(self) -> int:
+        """TP x PP x DP, the processes in each of its pods."""
+        return self.kind.ranks(self.line, self.pods)
 
     @property
     def spans(self) -> bool:
@@ -45,6 +47,12 @@ class Engine:
     def env_names(self) -> frozenset[str]:
         """The names of its own variables."""
         return frozenset(self.env)
+
+    @property
+    def settings(self) -> list[tuple[str, str | None]]:
+        """Those of its own variables, by name, that may change how it lays KV out."""
+        kind = self.kind
+        return sorted((n, v) for n, v in self.env.items() if n.startswith(kind.prefix) and n not in kind.harmless_env)
 
     @property
     def facts(self) -> list[object]:

@@ -49,7 +49,6 @@ def view(kind: Kind, container: kube.Manifest, said: Said) -> Engine:
         env[e["name"]] = None if "valueFrom" in e else expand(e.get("value") or "", env)
     image = container.get("image", "")
     line = CommandLine(container.get("command", ()), container.get("args", ()), env)
-    pods = max(said.pods, line.nodes)
     version = versions.of_engine(said.version, image, kind.repository)
     elsewhere = container.get("envFrom") or ()
     owner = (
@@ -64,15 +63,11 @@ def view(kind: Kind, container: kube.Manifest, said: Said) -> Engine:
         identity=identity.derive(
             kind, line, env, image=image, owner=owner, vouched=said.identity, unseen=bool(elsewhere)
         ),
-        ranks=kind.ranks(line, pods),
         dra=bool(container.get("resources", {}).get("claims")),
         line=line,
         role=said.role,
-        settings=tuple(
-            sorted((n, v) for n, v in env.items() if n.startswith(kind.prefix) and n not in kind.harmless_env)
-        ),
         env=env,
-        pods=pods,
+        pods=max(said.pods, line.nodes),
     )
 
 
@@ -95,7 +90,7 @@ def _sources(said: Said, container: kube.Manifest, model: str) -> list[str]:
     return [kube.compact([mounts, volumes, fill, elsewhere])]
 
 
-def read(spec: EngineSpec, *, namespace: str, name: str) -> tuple[Engine, CommandLine]:
+def read(spec: EngineSpec, *, namespace: str, name: str) -> Engine:
     """Read a ModelDeployment's engine.
 
     Args:
@@ -104,7 +99,7 @@ def read(spec: EngineSpec, *, namespace: str, name: str) -> tuple[Engine, Comman
         name: The deployment's name.
 
     Returns:
-        What backends see of it, and its command line.
+        What backends see of it.
     """
     cache = spec.kv_cache
     said = Said(
@@ -120,8 +115,7 @@ def read(spec: EngineSpec, *, namespace: str, name: str) -> tuple[Engine, Comman
         "env": [e.manifest() for e in spec.env],
         "resources": _resources(spec, 0),
     }
-    engine = view(KINDS[spec.name], container, said)
-    return engine, engine.line
+    return view(KINDS[spec.name], container, said)
 
 
 def kind_of(container: kube.Manifest) -> Kind | None:

@@ -53,7 +53,7 @@ def credential(**secret: str) -> Credential:
 def engine(*args: str, image: str = NEW, name: str = "chat", **fields: Any) -> Engine:
     """Read the engine of deployment ml/`name`: MODEL with these further args, and spec fields as they are written."""
     spec = {"name": "vLLM", "image": image, "args": [f"--model={MODEL}", *args], **fields}
-    return pod.read(api.parse(EngineSpec, spec), namespace="ml", name=name)[0]
+    return pod.read(api.parse(EngineSpec, spec), namespace="ml", name=name)
 
 
 def vouched(by: str = "qwen") -> Manifest:

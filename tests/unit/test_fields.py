@@ -259,7 +259,7 @@ def read_engine(name: str, image: str, **fields: Any) -> Engine:
         "args": [f"{'--model' if name == 'vLLM' else '--model-path'}=Qwen/Qwen3-32B"],
         "kvCache": {"tierRef": {"name": "shared"}, **fields},
     }
-    return pod.read(api.parse(EngineSpec, spec), namespace="ml", name="chat")[0]
+    return pod.read(api.parse(EngineSpec, spec), namespace="ml", name="chat")
 
 
 ENGINES = [

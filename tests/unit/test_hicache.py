@@ -55,7 +55,7 @@ def read(l3: Manifest | None = None, gpus: int | None = None, **fields: Any) -> 
 def engine(*args: str, version: str = "0.5.23", kind: str = "SGLang", **fields: Any) -> Engine:
     image = f"lmsysorg/sglang:v{version}" if kind == "SGLang" else "vllm/vllm-openai:v0.33.0"
     spec = {"name": kind, "image": image, "args": ["--model-path=Qwen/Qwen3-32B", *args], **fields}
-    return pod.read(api.parse(EngineSpec, spec), namespace="ml", name="chat")[0]
+    return pod.read(api.parse(EngineSpec, spec), namespace="ml", name="chat")
 
 
 def attach(to: Tier, *args: str, site: Site = EIGHT_GPUS, **fields: Any) -> EnginePatch:

@@ -16,7 +16,7 @@ def engine(*args: str, name: str = "vLLM", image: str = "vllm/vllm-openai:v0.33.
         "args": [f"{flag}=Qwen/Qwen3-32B", *args],
         "env": [{"name": key, "value": value} for key, value in env.items()],
     }
-    return pod.read(api.parse(EngineSpec, spec), namespace="ml", name="chat")[0]
+    return pod.read(api.parse(EngineSpec, spec), namespace="ml", name="chat")
 
 
 @pytest.mark.parametrize(

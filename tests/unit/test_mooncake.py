@@ -107,7 +107,7 @@ def shown(variables: Sequence[Manifest]) -> dict[str, str]:
 def engine(*args: str, image: str = "vllm/vllm-openai:v0.33.0", **fields: Any) -> Engine:
     kind, model = ("SGLang", "--model-path") if "sglang" in image else ("vLLM", "--model")
     written = {"name": kind, "image": image, "args": [f"{model}=Qwen/Qwen3-32B", *args], **fields}
-    return pod.read(api.parse(EngineSpec, written), namespace="ml", name="chat")[0]
+    return pod.read(api.parse(EngineSpec, written), namespace="ml", name="chat")
 
 
 def sglang(*args: str, version: str = "0.5.23", repository: str = "lmsysorg/sglang") -> Engine:

@@ -66,7 +66,7 @@ def engine(*args: str, image: str = VLLM, model: str = MODEL, **kv_cache: str) -
         "args": [f"--model{'-path' if sglang else ''}={model}", *args],
         "kvCache": {"tierRef": {"name": "shared"}, **kv_cache},
     }
-    return pod.read(api.parse(EngineSpec, spec), namespace="ml", name="chat")[0]
+    return pod.read(api.parse(EngineSpec, spec), namespace="ml", name="chat")
 
 
 def config(patch: EnginePatch) -> Any:

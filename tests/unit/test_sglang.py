@@ -15,14 +15,14 @@ MODEL = "--model-path=Qwen/Qwen3-32B"
 
 def read(*args: str, image: str = "lmsysorg/sglang:v0.5.23", **fields: Any) -> Engine:
     spec = {"name": "SGLang", "image": image, "args": [MODEL, *args], **fields}
-    return pod.read(api.parse(EngineSpec, spec), namespace="ml", name="chat")[0]
+    return pod.read(api.parse(EngineSpec, spec), namespace="ml", name="chat")
 
 
 def template(*args: str, **fields: Any) -> Manifest:
     spec = api.parse(
         EngineSpec, {"name": "SGLang", "image": "lmsysorg/sglang:v0.5.23", "args": [MODEL, *args], **fields}
     )
-    line = pod.read(spec, namespace="ml", name="chat")[1]
+    line = pod.read(spec, namespace="ml", name="chat").line
     container: Manifest = pod.pod_template(spec, line, {})["spec"]["containers"][0]
     return container
 

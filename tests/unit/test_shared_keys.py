@@ -79,7 +79,7 @@ def attach(name: str, meaning: Meaning, model: str) -> EnginePatch | Refusal:
         "args": [*args, *(f"{option}={value}" for option, value in meaning.options)],
         "env": [{"name": variable, "value": value} for variable, value in meaning.variables],
     }
-    engine, _ = pod.read(api.parse(EngineSpec, written), namespace="ml", name=meaning.owner)
+    engine = pod.read(api.parse(EngineSpec, written), namespace="ml", name=meaning.owner)
     return of(spec).attach(tier, Site(gpus_per_node=8), engine)
 
 
