@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from google.protobuf import struct_pb2 as structpb
 
-from function import attach, backends, claims, kube
+from function import attach, backends, claims, kube, memory
 from function.backends.base import EnginePatch, Invalid, Refusal, Site, Tier
 from function.conditions import FALSE, TRUE, UNKNOWN, Condition
 from function.engines import Engine, kv_transfer
@@ -128,15 +128,36 @@ def lacking(attachment: Attachment, tier: structpb.Struct) -> Attachment:
     return replace(attachment, condition=replace(attachment.condition, message=message))
 
 
-def role_unused(engine: Engine, patch: EnginePatch | None) -> Condition | None:
-    """Say that a role means nothing to the tier that an engine is attached to; None where it means something."""
-    if patch is None or not engine.role or patch.role is not None:
-        return None
-    message = f"engine.kvCache.role (is {engine.role}) is for tiers with nixl.p2p; this tier has no use for it"
-    return Condition(TRUE, "NotPeerToPeer", message, warn=True)
+def notices(patch: EnginePatch, engine: Engine) -> list[tuple[str, Condition]]:
+    """Say what somebody should look at in an attachment, by type of warning."""
+    found = [(n.type, Condition(TRUE, n.reason, n.message, warn=True)) for n in patch.notices]
+    if engine.role and patch.role is None:
+        message = f"engine.kvCache.role (is {engine.role}) is for tiers with nixl.p2p; this tier has no use for it"
+        found.append((ROLE_UNUSED, Condition(TRUE, "NotPeerToPeer", message, warn=True)))
+    return found
 
 
-def not_aligned(patch: EnginePatch, claim: claims.Claim | None) -> Condition | None:
+def apply(
+    template: kube.Manifest,
+    patch: EnginePatch,
+    engine: Engine,
+    container: str,
+    *,
+    flags: bool = True,
+    claim: claims.Claim | None = None,
+) -> tuple[kube.Manifest, list[tuple[str, Condition]]]:
+    """Attach a pod template as attach.apply does, and say what somebody should look at in it, by type of warning."""
+    users = next(c for c in template["spec"]["containers"] if c["name"] == container)
+    attached, overridden = attach.apply(template, patch, container, flags=flags, claim=claim)
+    warnings = (
+        (MEMORY_SHORT, memory.short(users, patch, engine)),
+        (NICS_NOT_ALIGNED, _not_aligned(patch, claim)),
+        (USER_OVERRIDES, _overrides(patch, overridden)),
+    )
+    return attached, [(type_, condition) for type_, condition in warnings if condition]
+
+
+def _not_aligned(patch: EnginePatch, claim: claims.Claim | None) -> Condition | None:
     """Say why NICs are not where their GPUs are, though the tier asks for it; None where they are, or need not be."""
     if claim is None or not patch.align or not claim.apart:
         return None
@@ -144,7 +165,7 @@ def not_aligned(patch: EnginePatch, claim: claims.Claim | None) -> Condition | N
     return Condition(TRUE, "CannotAlign", message, warn=True)
 
 
-def overrides(patch: EnginePatch, overridden: list[str]) -> Condition | None:
+def _overrides(patch: EnginePatch, overridden: list[str]) -> Condition | None:
     """Say which of the tier's variables the user has set, and what is then up to the user; None for none."""
     if not overridden:
         return None

@@ -1,19 +1,15 @@
 """Composes a standalone ModelDeployment: resolve -> engine -> attach -> deliver -> report."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
-from function import api, attach, attachment, claims, kube, memory, status, tier, usage, workloads
+from function import api, attachment, claims, kube, status, tier, usage, workloads
 from function.api.deployment import DeploymentSpec
 from function.attachment import (
-    MEMORY_SHORT,
-    NICS_NOT_ALIGNED,
-    ROLE_UNUSED,
     TIER_ATTACHED,
-    USER_OVERRIDES,
     WARNINGS,
     Attachment,
     Consumer,
@@ -56,6 +52,7 @@ class Composer:
         self.name = kube.required_text(self.xr, "metadata", "name")
         self.namespace = kube.text(self.xr, "metadata", "namespace") or "default"
         self.instance = kube.child_name("engine", self.namespace, self.name)
+        self.selector = {"app.kubernetes.io/instance": self.instance, "app.kubernetes.io/component": "engine"}
         self.delivery = Delivery(req, rsp, f"engine/{self.name}")
         self.conditions = Conditions(VOCABULARY)
         self.parts: list[Part] = []
@@ -104,16 +101,19 @@ class Composer:
         verdict, reason, message = cluster.verdict(self.delivery.provider_config)
         self.conditions.set(CLUSTER_REACHABLE, verdict, reason, message, warn=cluster.resolved and verdict == FALSE)
         engine = pod.read(spec.engine, namespace=self.namespace, name=self.name)
-        decision = self.attach(spec, found, cluster, engine)
+        template = pod.pod_template(spec.engine, engine.line, self.selector | kube.MANAGED_BY)
+        decision = self.decide(spec, found, cluster, engine, template)
+        self.conditions.put(TIER_ATTACHED, decision.condition)
         self.patch = decision.patch
-        self.warn_of_notices()
+        if self.patch:
+            self.warn(attachment.notices(self.patch, engine))
         provider_config = self.delivery.provider_config or cluster.provider_config
         if self.patch and not provider_config:
             message = f"{decision.condition.message}, once {CLUSTER_REACHABLE} is True: nothing is composed before"
             self.conditions.set(TIER_ATTACHED, UNKNOWN, "Waiting", message)
         if decision.hold or not provider_config:
             return
-        self.deliver(spec, engine, cluster, provider_config)
+        self.deliver(spec, engine, template, cluster, provider_config)
         self.check_cluster(spec, cluster)
 
     def resolve_cluster_name(self, spec: DeploymentSpec, found: Tier | Unavailable | None) -> str:
@@ -135,18 +135,13 @@ class Composer:
 
     # --- attach -----------------------------------------------------------------------------------------------
 
-    def attach(
-        self, spec: DeploymentSpec, found: Tier | Unavailable | None, cluster: ClusterView, engine: Engine
-    ) -> Attachment:
-        """Decide what attaches the engine, and say so."""
-        decision = self.decide(spec, found, cluster, engine)
-        self.conditions.put(TIER_ATTACHED, decision.condition)
-        if unused := attachment.role_unused(engine, decision.patch):
-            self.conditions.put(ROLE_UNUSED, unused)
-        return decision
-
     def decide(
-        self, spec: DeploymentSpec, found: Tier | Unavailable | None, cluster: ClusterView, engine: Engine
+        self,
+        spec: DeploymentSpec,
+        found: Tier | Unavailable | None,
+        cluster: ClusterView,
+        engine: Engine,
+        template: kube.Manifest,
     ) -> Attachment:
         """Decide what attaches the engine, from what was asked for, what is known, and what was attached before."""
         if spec.engine.kv_cache is None or found is None:
@@ -156,7 +151,7 @@ class Composer:
         consumer = Consumer(
             engine,
             spec.engine.kv_cache.on_unavailable,
-            [pod.pod_template(spec.engine, engine.line, {})],
+            [template],
             observed=self.delivery.observed(ENGINE, self.cluster),
         )
         site = Site(cluster.gpus_per_node, known=cluster.resolved, pools=cluster.pools)
@@ -189,29 +184,30 @@ class Composer:
 
     # --- deliver ----------------------------------------------------------------------------------------------
 
-    def deliver(self, spec: DeploymentSpec, engine: Engine, cluster: ClusterView, provider_config: str) -> None:
-        """Deliver the engine's Deployment and Service."""
-        line = engine.line
+    def deliver(
+        self,
+        spec: DeploymentSpec,
+        engine: Engine,
+        template: kube.Manifest,
+        cluster: ClusterView,
+        provider_config: str,
+    ) -> None:
+        """Deliver the engine's Deployment, by its pod template as the user asked for it, and its Service."""
         namespace = self.running_namespace(cluster.name) or self.namespace_there
-        selector = {"app.kubernetes.io/instance": self.instance, "app.kubernetes.io/component": "engine"}
-        template = pod.pod_template(spec.engine, line, selector | kube.MANAGED_BY)
         annotations: Mapping[str, str] = {}
         claim = self.claim(namespace)
         if self.patch:
-            if short := memory.short(template["spec"]["containers"][0], self.patch, engine):
-                self.conditions.put(MEMORY_SHORT, short)
-            template, overridden = attach.apply(template, self.patch, pod.CONTAINER, claim=claim)
+            template, warnings = attachment.apply(template, self.patch, engine, pod.CONTAINER, claim=claim)
             annotations = attachment.latch(self.patch)
-            if set_by_user := attachment.overrides(self.patch, overridden):
-                self.conditions.put(USER_OVERRIDES, set_by_user)
-        metadata = {"name": self.instance, "namespace": namespace, "labels": selector | kube.MANAGED_BY}
+            self.warn(warnings)
+        metadata = {"name": self.instance, "namespace": namespace, "labels": self.selector | kube.MANAGED_BY}
         deployment = {
             "apiVersion": "apps/v1",
             "kind": "Deployment",
             "metadata": metadata,
             "spec": {
                 "replicas": spec.replicas,
-                "selector": {"matchLabels": selector},
+                "selector": {"matchLabels": self.selector},
                 "template": pod.finish(template),
             },
         }
@@ -219,7 +215,7 @@ class Composer:
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": metadata,
-            "spec": {"selector": selector, "ports": [pod.service_port(pod.KINDS[spec.engine.name], line)]},
+            "spec": {"selector": self.selector, "ports": [pod.service_port(engine.kind, engine.line)]},
         }
         self.parts = [
             Part(ENGINE, deployment, ready=workloads.DEPLOYMENT_READY, annotations=annotations),
@@ -241,10 +237,7 @@ class Composer:
             return None
         metadata = {"name": self.instance, "namespace": namespace}
         why = "its GPUs are claimed by a template of yours that is not read, or not by DRA"
-        claim = claims.own(self.patch.devices, metadata, why)
-        if apart := attachment.not_aligned(self.patch, claim):
-            self.conditions.put(NICS_NOT_ALIGNED, apart)
-        return claim
+        return claims.own(self.patch.devices, metadata, why)
 
     def use_tier(self) -> None:
         """Keep the tier that the engine is attached to from being deleted, and one that it was, while a pod may be."""
@@ -258,10 +251,10 @@ class Composer:
         if not self.delivery.delivered[ENGINE].ready:
             usage.keep(self.req, self.rsp, by=[engine["name"]])
 
-    def warn_of_notices(self) -> None:
+    def warn(self, warnings: Sequence[tuple[str, Condition]]) -> None:
         """Say what an ML engineer should know about the attachment."""
-        for notice in self.patch.notices if self.patch else ():
-            self.conditions.set(notice.type, TRUE, notice.reason, notice.message, warn=True)
+        for type_, condition in warnings:
+            self.conditions.put(type_, condition)
 
     def check_cluster(self, spec: DeploymentSpec, cluster: ClusterView) -> None:
         """Say when the cluster does not take what we send, or is no longer the one that the spec names."""

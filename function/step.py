@@ -12,17 +12,13 @@ from crossplane.function import resource, response
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
-from function import attach, attachment, claims, delivery, kube, members, memory, resolve, templates, tier, usage
+from function import attachment, claims, delivery, kube, members, resolve, templates, tier, usage
 from function.api import Invalid, annotations, parse
 from function.api.deployment import TierRef
 from function.api.template import ClaimTemplate
 from function.attachment import (
     HIDES_ARGS,
-    MEMORY_SHORT,
-    NICS_NOT_ALIGNED,
-    ROLE_UNUSED,
     TIER_ATTACHED,
-    USER_OVERRIDES,
     WARNINGS,
     Attachment,
     Consumer,
@@ -234,17 +230,15 @@ class Composer:
         if decision.patch is None or decision.hold:
             return
         name = carrier.engine(group)
-        self.warn(name, ROLE_UNUSED, attachment.role_unused(engine, decision.patch))
-        for notice in decision.patch.notices:
-            self.warn(name, notice.type, Condition(TRUE, notice.reason, notice.message, warn=True))
+        self.warn(name, attachment.notices(decision.patch, engine))
         for member in group.members:
-            self.warn(name, MEMORY_SHORT, memory.short(container_of(member, container), decision.patch, engine))
             flags = not pod.joins(container_of(member, container))
             claim = self.claim(carrier, member, container, decision.patch)
-            self.warn(name, NICS_NOT_ALIGNED, attachment.not_aligned(decision.patch, claim))
-            template, overridden = attach.apply(member.template, decision.patch, container, flags=flags, claim=claim)
+            template, warnings = attachment.apply(
+                member.template, decision.patch, engine, container, flags=flags, claim=claim
+            )
             carrier.write(member, template)
-            self.warn(name, USER_OVERRIDES, attachment.overrides(decision.patch, overridden))
+            self.warn(name, warnings)
         carrier.latches |= attachment.latch(decision.patch, group.name)
         self.use_tier(carrier, group, decision.patch)
 
@@ -437,11 +431,12 @@ class Composer:
             message = message.replace(field_, annotation)
         self.conditions.put(type_, replace(condition, message=message))
 
-    def warn(self, name: str, type_: str, condition: Condition | None) -> None:
+    def warn(self, name: str, warnings: Sequence[tuple[str, Condition]]) -> None:
         """Note what somebody should look at, in an engine of that name."""
-        told = self.warnings.setdefault(type_, {})
-        if condition and condition not in told.setdefault(name, []):
-            told[name].append(condition)
+        for type_, condition in warnings:
+            told = self.warnings.setdefault(type_, {}).setdefault(name, [])
+            if condition not in told:
+                told.append(condition)
 
     def report(self) -> None:
         """Say what became of the engines: the worst of them, by name where they are several.
@@ -455,8 +450,7 @@ class Composer:
             found = [
                 (f"{name}: {c.message}" if several else c.message, c) for name, cs in by_engine.items() for c in cs
             ]
-            if found:
-                self.put(type_, replace(found[0][1], message="; ".join(message for message, _ in found)))
+            self.put(type_, replace(found[0][1], message="; ".join(message for message, _ in found)))
         if self.decisions:
             order = {FALSE: 0, UNKNOWN: 1, TRUE: 2}
             worst = min((d.condition for _, d in self.decisions), key=lambda c: (order[c.status], not c.warn))
