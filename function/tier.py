@@ -121,15 +121,9 @@ def require(
         The tier, or why it cannot be used.
     """
     wanted = resolve.Reference(MODELPLANE, ref.kind, ref.name, ref.namespace)
-    found = resolve.require(req, rsp, key, wanted)
-    if found.state is resolve.State.UNRESOLVED:
-        return Unavailable("Waiting", f"{wanted} is not read yet", waiting=True)
-    if found.resource is None:
-        return Unavailable("TierNotFound", f"{wanted} does not exist")
-    try:
-        got = read(found.resource)
-    except api.Invalid as e:
-        return Unavailable("TierInvalid", f"{wanted} cannot be used: {e}")
+    got = _get(resolve.require(req, rsp, key, wanted), wanted, "Tier")
+    if isinstance(got, Unavailable):
+        return got
     if got.spec.allowed_namespaces.from_ == "Same" and namespace != got.namespace:
         return Unavailable(
             "NamespaceNotAllowed",
@@ -156,22 +150,27 @@ def l3(
     if tier.spec.l3_ref is None:
         return None
     wanted = resolve.Reference(MODELPLANE, "KVOffloadTier", tier.spec.l3_ref, tier.namespace)
-    found = resolve.require(req, rsp, key, wanted)
-    if found.state is resolve.State.UNRESOLVED:
-        return Unavailable("Waiting", f"{wanted} is not read yet", waiting=True)
-    if found.resource is None:
-        return Unavailable(
-            "L3NotFound", f"{wanted} does not exist; create it, or name another tier in spec.hicache.l3.tierRef"
-        )
-    try:
-        behind = read(found.resource)
-    except api.Invalid as e:
-        return Unavailable("L3Invalid", f"{wanted} cannot be used: {e}")
+    fix = "; create it, or name another tier in spec.hicache.l3.tierRef"
+    behind = _get(resolve.require(req, rsp, key, wanted), wanted, "L3", fix)
+    if isinstance(behind, Unavailable):
+        return behind
     wrong = _mismatch(tier, behind)
     if wrong:
         reason, why = wrong
         return Unavailable(reason, f"{wanted} {why}; name another tier in spec.hicache.l3.tierRef", fits=False)
     return behind
+
+
+def _get(found: resolve.Found, wanted: resolve.Reference, what: str, fix: str = "") -> Tier | Unavailable:
+    """Read a required tier; `what` begins the reasons, and `fix` says what to do where it does not exist."""
+    if found.state is resolve.State.UNRESOLVED:
+        return Unavailable("Waiting", f"{wanted} is not read yet", waiting=True)
+    if found.resource is None:
+        return Unavailable(f"{what}NotFound", f"{wanted} does not exist{fix}")
+    try:
+        return read(found.resource)
+    except api.Invalid as e:
+        return Unavailable(f"{what}Invalid", f"{wanted} cannot be used: {e}")
 
 
 def _mismatch(tier: Tier, behind: Tier) -> tuple[str, str] | None:
