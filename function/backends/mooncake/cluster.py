@@ -57,12 +57,12 @@ def master_address(tier: Tier) -> str:
     """Give the address by which clients find the master that leads."""
     if highly_available(tier):
         return f"etcd://{';'.join(etcd_endpoints(tier))}"
-    return f"{tier.host(MASTER)}:{RPC_PORT}"
+    return master_service(tier)
 
 
-def waits(tier: Tier) -> list[str]:
+def master_service(tier: Tier) -> str:
     """Give what has to answer before a client starts, which gives up without a master; of several the leader does."""
-    return [f"{tier.host(MASTER)}:{RPC_PORT}"]
+    return f"{tier.host(MASTER)}:{RPC_PORT}"
 
 
 def metadata_server(tier: Tier) -> str:

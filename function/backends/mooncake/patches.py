@@ -71,7 +71,7 @@ def vllm(tier: Tier, engine: Engine) -> EnginePatch | Refusal:
         identity=engine.keyspace,
         since=(table.VLLM_CACHE_PREFIX if prefixed else table.VLLM_MOONCAKE).since,
         library=table.MOONCAKE,
-        release=_release(tier),
+        release=_release(tier) or (),
         env=[
             {"name": "MOONCAKE_CONFIG_PATH", "value": f"{workloads.CONFIG_DIR}/{CONFIG_KEY}"},
             # Seeds the first hash of every prefix chain: without it no engine finds another one's keys, and before the
@@ -91,7 +91,7 @@ def vllm(tier: Tier, engine: Engine) -> EnginePatch | Refusal:
         labels=workloads.engines(tier),
         annotations=workloads.connector_hash(config_map(tier).manifest["data"]),
         **placement.placed(tier.spec.placement),
-        init_containers=[preflight.container(tier.ref, cluster.waits(tier))],
+        init_containers=[preflight.container(tier.ref, [cluster.master_service(tier)])],
         notices=_notices(tier, engine),
         memory=engine.ranks * _LOCAL_BUFFER_BYTES,
     )
@@ -105,7 +105,7 @@ def store(tier: Tier, engine: Engine) -> hierarchy.Store | Refusal:
     return hierarchy.Store(
         backend="mooncake",
         library=table.MOONCAKE,
-        release=_release(tier),
+        release=_release(tier) or (),
         # Keys hold no more than the model's name, and in older versions not even that. Addresses stay in the
         # environment: with one of them in here, SGLang reads none from there.
         extra={"extra_backend_tag": engine.keyspace},
@@ -122,7 +122,7 @@ def store(tier: Tier, engine: Engine) -> hierarchy.Store | Refusal:
         capabilities=nics.capabilities,
         host_network=nics.host_network,
         annotations=workloads.connector_hash(config_map(tier).manifest["data"]),
-        init_containers=[preflight.container(tier.ref, cluster.waits(tier))],
+        init_containers=[preflight.container(tier.ref, [cluster.master_service(tier)])],
         notices=_notices(tier, engine),
         rank_bytes=_SGLANG_BUFFER_BYTES,
     )
@@ -134,12 +134,12 @@ def _unfit(tier: Tier, engine: Engine) -> Refusal | None:
     return missing or libraries.skew(engine, cluster.image(tier), table.MOONCAKE_CLIENT_HTTP, "spec.images.mooncake")
 
 
-def _release(tier: Tier) -> tuple[int, ...]:
-    return versions.agent(cluster.image(tier), table.MOONCAKE).version or ()
+def _release(tier: Tier) -> versions.Version | None:
+    return versions.agent(cluster.image(tier), table.MOONCAKE).version
 
 
 def _notices(tier: Tier, engine: Engine) -> list[Notice]:
-    release = versions.agent(cluster.image(tier), table.MOONCAKE).version
+    release = _release(tier)
     if release and engine.bundled(table.MOONCAKE).version == release:
         return []
     needed = f"Mooncake {versions.show(release)}, as its master is" if release else "the Mooncake of its master"
