@@ -80,6 +80,7 @@ class Carrier:
 
     key: str
     desired: fnv1.Resource
+    observed: structpb.Struct | None
     kind: str
     namespace: str
     name: str
@@ -98,9 +99,15 @@ class Carrier:
         base = ("spec", "forProvider", "manifest") if self.provider_config else ()
         kube.put(self.desired.resource, (*base, *member.path), template)
 
-    def keep(self, observed: structpb.Struct) -> None:
+    def applied(self, observed: structpb.Struct | None) -> bool:
+        """Whether what is composed with the workload is on its cluster as desired; a plain one has no condition."""
+        if observed is None:
+            return False
+        return not self.provider_config or kube.condition(observed, "Ready")[0] == TRUE
+
+    def keep(self) -> None:
         """Desire the workload as it is observed, and where it is: an Object that moves would forget what runs there."""
-        spec, there = self.desired.resource.get_or_create_struct("spec"), kube.sub(observed, "spec")
+        spec, there = self.desired.resource.get_or_create_struct("spec"), kube.sub(self.observed, "spec")
         if there is None:
             return
         if self.provider_config:
@@ -137,7 +144,9 @@ class Composer:
 
     def compose(self) -> None:
         """Attach, and report whatever came of it."""
-        carriers = [c for key, r in sorted(self.rsp.desired.resources.items()) if (c := _carrier(key, r))]
+        carriers = [
+            c for key, r in sorted(self.rsp.desired.resources.items()) if (c := _carrier(key, r, self.observed(key)))
+        ]
         if dropped := self.dropped():
             self.refuse(dropped)
             return
@@ -148,6 +157,11 @@ class Composer:
             self.settle(carrier)
         self.keep_usages(carriers)
         self.report()
+
+    def observed(self, key: str) -> structpb.Struct | None:
+        """Find an observed composed resource."""
+        found = self.req.observed.resources
+        return found[key].resource if key in found else None
 
     def look_for_lost(self, carriers: Sequence[Carrier]) -> None:
         """Say where the annotation stands and nobody would look for it: not on a pod template that is attached."""
@@ -203,13 +217,12 @@ class Composer:
 
     def attach(self, carrier: Carrier, group: Group) -> None:
         """Decide what becomes of one engine, and attach its pod templates."""
-        observed = self.req.observed.resources.get(carrier.key)
         if not any(annotations.TIER in member.annotations for member in group.members):
             return
         try:
             asked, container, engine = members.read(group, owner=self.owner, workload=carrier.key)
         except (Invalid, Unreadable) as e:
-            self.decide(carrier, group, self.unreadable(e, observed, group))
+            self.decide(carrier, group, self.unreadable(e, carrier.observed, group))
             return
         ref = asked.tier_ref
         engine = self.see_devices(carrier, group, container, engine)
@@ -219,7 +232,7 @@ class Composer:
             asked.on_unavailable,
             [member.template for member in group.members],
             container=container,
-            observed=observed.resource if observed else None,
+            observed=carrier.observed,
             of=group.name,
         )
         decision = _settled(carrier, consumer) or attachment.decide(consumer, found, site, behind)
@@ -242,14 +255,14 @@ class Composer:
         carrier.latches |= attachment.latch(decision.patch, group.name)
         self.use_tier(carrier, group, decision.patch)
 
-    def unreadable(self, why: "Invalid | Unreadable", observed: fnv1.Resource | None, group: Group) -> Attachment:
+    def unreadable(self, why: "Invalid | Unreadable", observed: structpb.Struct | None, group: Group) -> Attachment:
         """Keep what runs as it is where nobody can tell what is asked for; else wait for its user, or as they chose.
 
         A command that cannot be read is its user's wish, and starts as it does in a ModelDeployment; what is no pod
         template is for the API server to refuse.
         """
         reason = why.reason if isinstance(why, Unreadable) else "InvalidAnnotation"
-        if observed is not None and attachment.latched(observed.resource, group.name):
+        if attachment.latched(observed, group.name):
             message = f"{why}; what runs attached stays as it is"
             return Attachment(Condition(TRUE, reason, message, warn=True), hold=True)
         serves = reason in (HIDES_ARGS, NO_TEMPLATE) or any(
@@ -334,7 +347,6 @@ class Composer:
         """Desire a ResourceClaimTemplate beside its workload, as that is delivered."""
         # A template is immutable, so another one has another key.
         key = f"{carrier.key}-{template['metadata']['name']}"
-        observed = self.req.observed.resources.get(key)
         desired = self.rsp.desired.resources[key]
         desired.Clear()
         mark = {_CLAIMS_OF: carrier.key}
@@ -353,8 +365,7 @@ class Composer:
         else:
             metadata = template["metadata"]
             resource.update(desired, {**template, "metadata": {**metadata, "annotations": mark}})
-        # A plain one has no condition.
-        if observed and (not carrier.provider_config or kube.condition(observed.resource, "Ready")[0] == TRUE):
+        if carrier.applied(self.observed(key)):
             desired.ready = fnv1.READY_TRUE
 
     def observed_claims(self, carrier: Carrier) -> list[kube.Manifest]:
@@ -373,14 +384,14 @@ class Composer:
 
     def use_tier(self, carrier: Carrier, group: Group, patch: EnginePatch) -> None:
         """Keep a tier from being deleted while an engine is attached to it, once what carries that has a name."""
-        observed = self.req.observed.resources.get(carrier.key)
+        observed = carrier.observed
         # A Usage is of a namespace, which a composite of the cluster's scope has none of.
         if observed is None or not kube.text(self.xr, "metadata", "namespace"):
             return
         by = {
-            "apiVersion": kube.text(observed.resource, "apiVersion"),
-            "kind": kube.text(observed.resource, "kind"),
-            "name": kube.text(observed.resource, "metadata", "name"),
+            "apiVersion": kube.text(observed, "apiVersion"),
+            "kind": kube.text(observed, "kind"),
+            "name": kube.text(observed, "metadata", "name"),
         }
         kind = kube.text(self.xr, "kind")
         usage.attach(
@@ -396,27 +407,24 @@ class Composer:
         """Keep a tier as well that an engine was attached to, while a pod of it may be."""
         rolling = []
         for carrier in carriers:
-            observed = self.req.observed.resources.get(carrier.key)
+            observed = carrier.observed
             if observed is None:
                 continue
-            wrapped = bool(carrier.provider_config)
-            ready = not wrapped or kube.condition(observed.resource, "Ready")[0] == TRUE
-            if carrier.hold or not ready or _latched(observed.resource) != carrier.latches:
-                rolling.append(kube.text(observed.resource, "metadata", "name"))
+            if carrier.hold or not carrier.applied(observed) or _latched(observed) != carrier.latches:
+                rolling.append(kube.text(observed, "metadata", "name"))
         usage.keep(self.req, self.rsp, by=rolling)
 
     def settle(self, carrier: Carrier) -> None:
         """Write the latches, or leave what runs as it is; what never ran does not start."""
-        observed = self.req.observed.resources.get(carrier.key)
         latches = carrier.latches
-        if carrier.hold and observed is not None:
-            latches = _latched(observed.resource)
-            carrier.keep(observed.resource)
+        if carrier.hold and carrier.observed is not None:
+            latches = _latched(carrier.observed)
+            carrier.keep()
         for template in self.observed_claims(carrier) if carrier.hold else carrier.claims:
             self.put_claim(carrier, template)
         if carrier.hold:
             self.rsp.desired.composite.ready = fnv1.READY_FALSE
-        if carrier.hold and observed is None:
+        if carrier.hold and carrier.observed is None:
             del self.rsp.desired.resources[carrier.key]
         elif latches:
             metadata = carrier.desired.resource.get_or_create_struct("metadata")
@@ -472,14 +480,14 @@ def _settled(carrier: Carrier, consumer: Consumer) -> Attachment | None:
     return Attachment(Condition(FALSE, "JobNeverChanges", message, warn=True))
 
 
-def _carrier(key: str, desired: fnv1.Resource) -> Carrier | None:
+def _carrier(key: str, desired: fnv1.Resource, observed: structpb.Struct | None) -> Carrier | None:
     """See a desired resource as what carries engines; None where it carries none."""
     provider_config, inner = _manifest(desired.resource)
     if inner is None or kube.text(inner, "kind") not in templates.KINDS:
         return None
     namespace, name = (kube.text(inner, "metadata", of) for of in ("namespace", "name"))
     kind = kube.text(inner, "kind")
-    return Carrier(key, desired, kind, namespace, name, provider_config, templates.find(kube.plain(inner)))
+    return Carrier(key, desired, observed, kind, namespace, name, provider_config, templates.find(kube.plain(inner)))
 
 
 def _annotated(manifest: Any) -> int:
