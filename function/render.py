@@ -217,7 +217,8 @@ def _show(rendered: Rendered) -> str:
     composite = rendered.composite
     metadata = composite["metadata"]
     what = f"{composite['kind']} {metadata.get('namespace', 'default')}/{metadata['name']}"
-    lines = [f"# {what} composes {len(rendered.composed)} resources"]
+    count = len(rendered.composed)
+    lines = [f"# {what} composes {count} resource{'' if count == 1 else 's'}"]
     for manifest in rendered.composed.values():
         inner = manifest.get("spec", {}).get("forProvider", {}).get("manifest", manifest)
         place = inner["metadata"].get("namespace")
