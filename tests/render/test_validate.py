@@ -22,11 +22,13 @@ def rendered(name: str) -> list[Rendered]:
 def composed(name: str) -> list[Manifest]:
     """Give what an example's renders compose, and the composites with their new status.
 
-    Conditions are left out: Crossplane adds the times that their schema asks for.
+    Conditions are left out: Crossplane adds the times that their schema asks for. A generation is added, as it is where
+    an API server has stored the composite: status tells it.
     """
     manifests = []
     for one in rendered(name):
-        status = {key: value for key, value in one.composite["status"].items() if key != "conditions"}
+        status = {"observedGeneration": 1, **one.composite["status"]}
+        status.pop("conditions")
         manifests += [{**one.composite, "status": status}, *one.composed.values()]
     return manifests
 
