@@ -39,7 +39,7 @@ def crossplane_tools() -> list[Path]:
 @pytest.fixture(scope="session")
 def provider_crds() -> Path:
     """A folder with the CRDs of provider-kubernetes."""
-    return built(build.provider_crds)[0]
+    return built(build.provider_package)[0] / "crds"
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ The folders beside this file are Go modules that pin a version each. In comes th
 of its binary, or of a folder with the CRDs that the pinned module carries. An entry of the cache is named after a hash
 of its module's files and the Go version, so that a change makes a new one.
 
-`python -m tests.tools.build` builds everything and prints how long each took.
+`python -m tests.tools.build` builds what `make test` needs and prints how long each took; with `e2e`, the rest too.
 """
 
 import contextlib
@@ -18,21 +18,63 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Tool = Literal["core", "crossplane", "promql", "xrd"]
+Tool = Literal[
+    "core",
+    "crossplane",
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubectl",
+    "kwok",
+    "promql",
+    "provider",
+    "registry",
+    "xrd",
+]
+
+
+@dataclass(frozen=True)
+class _Program:
+    """A Go package of one of the modules. `stamp` sets the variables that hold its version, as its own releases do."""
+
+    module: str
+    package: str = "."
+    stamp: str = ""
+
 
 _MODULES = Path(__file__).parent
-_PACKAGES: dict[Tool, str] = {
-    "core": "github.com/crossplane/crossplane/v2/cmd/crossplane",
-    "crossplane": "github.com/crossplane/cli/v2/cmd/crossplane",
-    "promql": ".",
-    "xrd": ".",
+_VERSION = "k8s.io/component-base/version.git"
+_KUBERNETES_STAMP = f"-X {_VERSION}Version=v1.36.2 -X {_VERSION}Major=1 -X {_VERSION}Minor=36"
+# One module for each: they pin different k8s.io libraries.
+_PROGRAMS: dict[Tool, _Program] = {
+    "promql": _Program("promql"),
+    "xrd": _Program("xrd"),
+    "core": _Program(
+        "core",
+        "github.com/crossplane/crossplane/v2/cmd/crossplane",
+        "-X github.com/crossplane/crossplane-runtime/v2/pkg/version.version=v2.3.4",
+    ),
+    "crossplane": _Program("crossplane", "github.com/crossplane/cli/v2/cmd/crossplane"),
+    "registry": _Program("core", "github.com/google/go-containerregistry/cmd/registry"),
+    "provider": _Program("provider", "github.com/crossplane-contrib/provider-kubernetes/cmd/provider"),
+    "kwok": _Program("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
+    "etcd": _Program("kubernetes", "go.etcd.io/etcd/server/v3"),
+    "kube-apiserver": _Program("kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", _KUBERNETES_STAMP),
+    "kube-controller-manager": _Program(
+        "kubernetes", "k8s.io/kubernetes/cmd/kube-controller-manager", _KUBERNETES_STAMP
+    ),
+    "kube-scheduler": _Program("kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler", _KUBERNETES_STAMP),
+    "kubectl": _Program("kubernetes", "k8s.io/kubernetes/cmd/kubectl", _KUBERNETES_STAMP),
 }
-# No C compiler (as for Crossplane's releases), no paths of this machine, no debug information (quicker to link).
-_FLAGS = ["-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w"]
+_IN_TEST: tuple[Tool, ...] = ("core", "crossplane", "promql", "xrd")
+# No C compiler (as for Crossplane's releases), no paths of this machine.
+_FLAGS = ["-mod=readonly", "-trimpath", "-buildvcs=false"]
 _ENV = {"CGO_ENABLED": "0"}
 # `crossplane resource validate` looks for core's CRDs under this image's name, and would pull it if they were absent.
 CORE_IMAGE = "example.org/crossplane:core"
@@ -46,25 +88,36 @@ class GoMissing(RuntimeError):
 def tool(name: Tool) -> Path:
     """Return the binary of that name, built if the cache does not have it."""
 
-    def fill(folder: Path) -> None:
-        _go(["build", *_FLAGS, "-o", str(folder / name), _PACKAGES[name]], _MODULES / name)
+    program = _PROGRAMS[name]
+    module = _MODULES / program.module
 
-    return _cached(name, _MODULES / name, fill) / name
+    def fill(folder: Path) -> None:
+        # -s -w: no debug information, which is quicker to link.
+        flags = [*_FLAGS, f"-ldflags=-s -w {program.stamp}"]
+        _go(["build", *flags, "-o", str(folder / name), program.package], module)
+
+    return _cached(name, module, fill, str(program)) / name
 
 
 def core_crds() -> Path:
     """Return a folder with the CRDs of Crossplane core, one YAML file each."""
-    return _crds("core", "github.com/crossplane/crossplane/v2", "cluster/crds")
+    return _copied("core-crds", "core", "github.com/crossplane/crossplane/v2", "cluster/crds")
 
 
-def provider_crds() -> Path:
-    """Return a folder with the CRDs of provider-kubernetes, one YAML file each."""
-    return _crds("provider", "github.com/crossplane-contrib/provider-kubernetes", "package/crds")
+def core_webhooks() -> Path:
+    """Return a folder with the webhook configurations of Crossplane core."""
+    return _copied("core-webhooks", "core", "github.com/crossplane/crossplane/v2", "cluster/webhookconfigurations")
+
+
+def provider_package() -> Path:
+    """Return a folder with what provider-kubernetes' package is built from: crossplane.yaml, and its CRDs in crds/."""
+    return _copied("provider-package", "provider", "github.com/crossplane-contrib/provider-kubernetes", "package")
 
 
 def monitoring_crds() -> Path:
     """Return a folder with the CRDs of prometheus-operator, one YAML file each."""
-    return _crds("prometheus", "github.com/prometheus-operator/prometheus-operator", "example/prometheus-operator-crd")
+    repository = "github.com/prometheus-operator/prometheus-operator"
+    return _copied("prometheus-crds", "prometheus", repository, "example/prometheus-operator-crd")
 
 
 def validate_cache() -> Path:
@@ -79,29 +132,41 @@ def validate_cache() -> Path:
     return _cached("core-package", _MODULES / "core", fill)
 
 
-def _crds(name: str, module: str, path: str) -> Path:
-    """Return a folder with a copy of the YAML files in a module's folder: Go may drop its own copy at any time."""
+def _copied(name: str, module: str, repository: str, path: str) -> Path:
+    """Return a folder with a copy of the YAML files beneath a pinned repository's: Go may drop its own at any time."""
 
     def fill(folder: Path) -> None:
         # `go mod download` may write go.sum, so it works on a copy.
         with tempfile.TemporaryDirectory() as copy:
             for file in ("go.mod", "go.sum"):
-                shutil.copy(_MODULES / name / file, copy)
-            source = json.loads(_go(["mod", "download", "-json", module], Path(copy)))["Dir"]
-        for crd in Path(source, path).glob("*.yaml"):
-            (folder / crd.name).write_bytes(crd.read_bytes())
+                shutil.copy(_MODULES / module / file, copy)
+            source = Path(json.loads(_go(["mod", "download", "-json", repository], Path(copy)))["Dir"], path)
+        for crd in source.rglob("*.yaml"):
+            target = folder / crd.relative_to(source)
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(crd.read_bytes())
 
-    return _cached(f"{name}-crds", _MODULES / name, fill)
+    return _cached(name, _MODULES / module, fill)
 
 
-def _cached(name: str, module: Path, fill: Callable[[Path], None]) -> Path:
+def folder(name: str, *sources: Path) -> Path:
+    """Return a folder of the cache for what is made of some files and the Python that runs, for the caller to fill."""
+    digest = hashlib.sha256(f"{sys.version}{[source.read_text() for source in sources]}".encode()).hexdigest()[:16]
+    made = _root() / f"{name}-{digest}"
+    made.mkdir(exist_ok=True)
+    return made
+
+
+def _cached(name: str, module: Path, fill: Callable[[Path], None], how: str = "") -> Path:
     """Return the cache's folder for a name and the state of a module; fill is called with a new folder if it is absent.
+
+    `how` is what else decides what is in it.
 
     The folder appears by a rename, so it is whole or not there. One lock for all of them keeps two test runs from
     building the same thing, or from sharing the machine's few cores between two builds.
     """
     root = _root()
-    folder = root / f"{name}-{_key(module)}"
+    folder = root / f"{name}-{_key(module, how)}"
     if folder.is_dir():
         return folder
     with _lock(root / "lock"):
@@ -123,10 +188,10 @@ def _root() -> Path:
     return root.resolve()
 
 
-def _key(module: Path) -> str:
+def _key(module: Path, how: str) -> str:
     """Return a hash of the module's files and of what else decides what a build makes."""
     go = _go(["env", "GOVERSION", "GOOS", "GOARCH"], module)
-    digest = hashlib.sha256(f"{go}{_FLAGS}{_ENV}\n".encode())
+    digest = hashlib.sha256(f"{go}{_FLAGS}{_ENV}{how}\n".encode())
     for file in sorted(f for f in module.iterdir() if f.is_file()):
         digest.update(f"{file.name} {file.stat().st_size}\n".encode() + file.read_bytes())
     return digest.hexdigest()[:16]
@@ -151,11 +216,13 @@ def _go(args: list[str], cwd: Path) -> str:
     return done.stdout
 
 
-def _main() -> int:
-    """Build everything, with a line of progress for each. Returns the exit code."""
-    makers: dict[str, Callable[[], Path]] = {name: functools.partial(tool, name) for name in _PACKAGES}
-    makers |= {"core_crds": core_crds, "provider_crds": provider_crds, "monitoring_crds": monitoring_crds}
-    makers |= {"validate_cache": validate_cache}
+def _main(what: Sequence[str]) -> int:
+    """Build what the tests need, or what is named, with a line of progress for each. Returns the exit code."""
+    makers: dict[str, Callable[[], Path]] = {name: functools.partial(tool, name) for name in _IN_TEST}
+    for copied in (core_crds, provider_package, monitoring_crds, validate_cache):
+        makers[copied.__name__] = copied
+    if "e2e" in what:
+        makers |= {name: functools.partial(tool, name) for name in _PROGRAMS} | {"core_webhooks": core_webhooks}
     for name, maker in makers.items():
         print(f"{name}: ", end="", flush=True)
         start = time.monotonic()
@@ -169,4 +236,4 @@ def _main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    sys.exit(_main(sys.argv[1:]))

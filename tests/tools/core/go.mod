@@ -2,7 +2,10 @@ module example.org/function-kv-offload/tests/tools/core
 
 go 1.26
 
-require github.com/crossplane/crossplane/v2 v2.3.4
+require (
+	github.com/crossplane/crossplane/v2 v2.3.4
+	github.com/google/go-containerregistry v0.21.6
+)
 
 require (
 	cloud.google.com/go/compute/metadata v0.9.0 // indirect
@@ -95,7 +98,6 @@ require (
 	github.com/google/certificate-transparency-go v1.3.3 // indirect
 	github.com/google/gnostic-models v0.7.1 // indirect
 	github.com/google/go-cmp v0.7.0 // indirect
-	github.com/google/go-containerregistry v0.21.6 // indirect
 	github.com/google/go-containerregistry/pkg/authn/k8schain v0.0.0-20260312205200-e9163014982e // indirect
 	github.com/google/go-containerregistry/pkg/authn/kubernetes v0.0.0-20250225234217-098045d5e61f // indirect
 	github.com/google/uuid v1.6.0 // indirect

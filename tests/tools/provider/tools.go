@@ -1,6 +1,6 @@
 //go:build tools
 
-// Package tools pins provider-kubernetes. The tests use only the CRDs in the module's package/crds; nothing is built.
+// Package tools pins provider-kubernetes: its program, and the CRDs in the module's package/crds.
 package tools
 
-import _ "github.com/crossplane-contrib/provider-kubernetes/apis/namespaced/object/v1alpha1"
+import _ "github.com/crossplane-contrib/provider-kubernetes/cmd/provider"
