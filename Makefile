@@ -7,20 +7,22 @@ CACHE := $(or $(KV_OFFLOAD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/functio
 # One environment for each set of pinned requirements and Python; a line of the set is a file.
 render-set := requirements/render.txt
 test-set := requirements/test.txt
+e2e-set := requirements/test.txt tests/e2e/requirements.txt
 conformance-set := requirements/test.txt tests/conformance/requirements.txt tests/conformance/requirements-engines.txt
 venv = $(CACHE)/venv-$(1)-$(shell { cat $($(1)-set); $(PYTHON) -V; } | cksum | cut -d' ' -f1)
 RENDER := $(call venv,render)
 TEST := $(call venv,test)
 CONFORMANCE := $(call venv,conformance)
+E2E := $(call venv,e2e)
 # Of each engine the oldest version that is supported, and the newest.
 ENGINES := vllm-0.11.0 vllm-0.33.0 sglang-0.5.5 sglang-0.5.23
 COMPILE := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help render test lint bench conformance packages examples versions released requirements
+.PHONY: help render test lint bench conformance e2e e2e-tools e2e-up e2e-down packages examples versions released requirements
 
 help: ## Show this help.
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 render: $(RENDER)/done ## Print what an example's tier and engine become (EXAMPLE=lmcache, or FOLDER=your own).
 	@$(RENDER)/bin/python -m function.render $(FOLDER)
@@ -39,6 +41,18 @@ bench: $(TEST)/done ## Measure RunFunction against the SDK's identity function.
 
 conformance: $(CONFORMANCE)/lmcache-0.3.7 $(ENGINES:%=$(CONFORMANCE)/%) ## Run what is rendered: LMCache, Mooncake, etcd, Valkey, and the engines' parsers.
 	$(CONFORMANCE)/bin/python -m pytest tests/conformance
+
+e2e-tools: $(E2E)/done ## Build etcd, Kubernetes, Crossplane, its provider and kwok, once (needs Go; 25 minutes).
+	$(E2E)/bin/python -m tests.tools.build e2e
+
+e2e: e2e-tools ## Install it on a real control plane with two inference clusters, run, break and heal it (15 minutes).
+	$(E2E)/bin/python -m pytest -s --durations=10 tests/e2e
+
+e2e-up: e2e-tools ## Start these clusters, installed, to look around with kubectl.
+	@$(E2E)/bin/python -m tests.e2e up
+
+e2e-down: $(E2E)/done ## End them.
+	@$(E2E)/bin/python -m tests.e2e down
 
 packages: $(TEST)/done ## Build the packages into dist/, with RUNTIME=image.tar inside the Function's.
 	$(TEST)/bin/python -m tests.tools.packages dist $(RUNTIME)

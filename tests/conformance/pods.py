@@ -1,6 +1,7 @@
 """What a kubelet makes of a rendered pod: command lines, environments and files."""
 
 import base64
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from typing import Any
 Manifest = dict[str, Any]
 
 NODE = "node-a"
+_LABEL = re.compile(r"metadata\.labels\['(.*)'\]")
 _VARIABLE = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
 
 
@@ -19,10 +21,19 @@ class Pod:
     name: str = ""
     address: str = ""
     node: str = NODE
+    namespace: str = "default"
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def field(self, path: str) -> str:
         """What a fieldRef of the pod holds."""
-        return {"spec.nodeName": self.node, "status.podIP": self.address, "metadata.name": self.name}[path]
+        if label := _LABEL.fullmatch(path):
+            return self.labels[label[1]]
+        return {
+            "spec.nodeName": self.node,
+            "status.podIP": self.address,
+            "metadata.name": self.name,
+            "metadata.namespace": self.namespace,
+        }[path]
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,9 @@ def _files(volume: Manifest, manifests: Iterable[Manifest]) -> dict[str, str]:
     for source in volume["projected"]["sources"] if "projected" in volume else [volume]:
         for kind, field in (("ConfigMap", "configMap"), ("Secret", "secret")):
             name = source.get(field, {}).get("name") or source.get(field, {}).get("secretName")
-            data = next((m["data"] for m in manifests if (m["kind"], m["metadata"]["name"]) == (kind, name)), {})
+            data: Mapping[str, str] = next(
+                (m["data"] for m in manifests if (m["kind"], m["metadata"]["name"]) == (kind, name)), {}
+            )
             items = source.get(field, {}).get("items") or [{"key": key, "path": key} for key in data]
             for item in items if data else []:
                 text = data[item["key"]]
