@@ -56,13 +56,13 @@ def installed(base: Environment) -> Environment:
 
 
 @pytest.fixture(scope="session")
-def ledger(installed: Environment) -> Iterator[Ledger]:
+def ledger(base: Environment) -> Iterator[Ledger]:
     """What happens to workloads."""
-    made = Ledger(installed.clusters.values())
+    made = Ledger(base.clusters.values())
     made.start()
     yield made
     made.close()
-    installed.counts["workloads deleted or restarted by mistake"] = len(made.harm)
+    base.counts["workloads deleted or restarted by mistake"] = len(made.harm)
 
 
 @pytest.fixture(scope="session")

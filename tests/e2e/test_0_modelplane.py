@@ -64,15 +64,6 @@ def modelplane(base: Environment) -> Iterator[Environment]:
         kube.gone(XRD, f"{plural}.modelplane.ai")
 
 
-@pytest.fixture(scope="module")
-def replicas_ledger(base: Environment) -> Iterator[Ledger]:
-    """What happens to workloads meanwhile."""
-    made = Ledger(base.clusters.values())
-    made.start()
-    yield made
-    made.close()
-
-
 def test_the_standalone_install_is_refused_and_nothing_changes(modelplane: Environment) -> None:
     kube = modelplane.control.kube
     before = {name: _xrd(modelplane, name) for name in ("modeldeployments", "inferenceclusters")}
@@ -89,7 +80,7 @@ def test_the_standalone_install_is_refused_and_nothing_changes(modelplane: Envir
     assert {name: _xrd(modelplane, name) for name in before} == before
 
 
-def test_adding_the_step_attaches_replicas_that_name_a_tier(modelplane: Environment, replicas_ledger: Ledger) -> None:
+def test_adding_the_step_attaches_replicas_that_name_a_tier(modelplane: Environment, ledger: Ledger) -> None:
     kube = modelplane.control.kube
     tier = agents_tier("byo", "inprocess", lmcache__mode="InProcess", placement__gpusPerNode=8)
     kube.apply(tier, _replica())
@@ -99,15 +90,15 @@ def test_adding_the_step_attaches_replicas_that_name_a_tier(modelplane: Environm
     assert _steps(modelplane) == ["compose-model-replica", install.FUNCTION]
     kube.wait(REPLICA, "llama-eu-0", TEAM, conditions(Synced="True", Ready="True", TierAttached="True"), 120)
     wait_until(lambda: "LMCacheConnectorV1" in _engine(modelplane), 60, "the engine is attached")
-    changed = [c for c in replicas_ledger.since(0, "changed") if c.kind == "Deployment"]
+    changed = [c for c in ledger.since(0, "changed") if c.kind == "Deployment"]
     assert len(changed) == 1, changed
     kube.wait(TIER, "inprocess", SYSTEM, lambda t: t["status"]["attachments"] == 1, 90, "has an attachment")
 
 
-def test_reconciles_and_upgrades_of_the_package_undo_nothing(modelplane: Environment, replicas_ledger: Ledger) -> None:
+def test_reconciles_and_upgrades_of_the_package_undo_nothing(modelplane: Environment, ledger: Ledger) -> None:
     kube = modelplane.control.kube
     _settle(modelplane)
-    with replicas_ledger.unharmed(5):
+    with ledger.unharmed(5):
         revision = "configurationrevision -l pkg.crossplane.io/package=modelplane"
         modelplane.shell(f"kubectl annotate {revision} tests/poke=1 --overwrite")
         time.sleep(3)
@@ -118,9 +109,9 @@ def test_reconciles_and_upgrades_of_the_package_undo_nothing(modelplane: Environ
         kube.wait(REPLICA, "llama-eu-0", TEAM, conditions(Synced="True", Ready="True", TierAttached="True"), 120)
 
 
-def test_a_renamed_provider_config_moves_nothing(modelplane: Environment, replicas_ledger: Ledger) -> None:
+def test_a_renamed_provider_config_moves_nothing(modelplane: Environment, ledger: Ledger) -> None:
     kube = modelplane.control.kube
-    with replicas_ledger.unharmed():
+    with ledger.unharmed():
         kube.patch(CLUSTER, "byo", None, {"status": {"providerConfigRef": {"name": "another"}}}, status=True)
         kube.patch(TIER, "inprocess", SYSTEM, {"metadata": {"annotations": {"tests/poke": "1"}}})
         tier = kube.wait(TIER, "inprocess", SYSTEM, conditions(ClusterReachable="ProviderConfigChanged"), 90)
@@ -130,17 +121,17 @@ def test_a_renamed_provider_config_moves_nothing(modelplane: Environment, replic
         kube.wait(TIER, "inprocess", SYSTEM, conditions(ClusterReachable="True", Ready="True"), 90)
 
 
-def test_taking_the_step_out_detaches_once(modelplane: Environment, replicas_ledger: Ledger) -> None:
+def test_taking_the_step_out_detaches_once(modelplane: Environment, ledger: Ledger) -> None:
     kube = modelplane.control.kube
     _settle(modelplane)
-    mark = replicas_ledger.mark()
+    mark = ledger.mark()
     (take_out, *_) = docs.blocks(PAGE, "Take it out")
     modelplane.shell(take_out)
     wait_until(lambda: install.FUNCTION not in _steps(modelplane), 60, "the step is gone")
     modelplane.shell("kubectl annotate modelreplicas -A --all tests/poke=3 --overwrite")
     wait_until(lambda: "LMCache" not in _engine(modelplane), 90, "the engine is detached")
     kube.wait(REPLICA, "llama-eu-0", TEAM, conditions(Synced="True", Ready="True"), 90)
-    assert len([c for c in replicas_ledger.since(mark, "changed") if c.kind == "Deployment"]) == 1
+    assert len([c for c in ledger.since(mark, "changed") if c.kind == "Deployment"]) == 1
 
 
 def _step() -> dict[str, str]:

@@ -84,7 +84,7 @@ def test_ml_teams_may_have_deployments_and_see_tiers_but_neither_change_tiers_no
 
 
 def test_a_tier_of_each_backend_rolls_out_and_turns_ready(installed: Environment, ledger: Ledger) -> None:
-    kube, start = installed.control.kube, time.monotonic()
+    kube, start, mark = installed.control.kube, time.monotonic(), ledger.mark()
     for example in BACKENDS.values():
         kube.apply(*example_secrets(example), example_tier(example, "east"))
     for backend, example in BACKENDS.items():
@@ -93,7 +93,7 @@ def test_a_tier_of_each_backend_rolls_out_and_turns_ready(installed: Environment
         say(f"{backend} is ready after {time.monotonic() - start:.0f} s")
         agents = tier["status"]["agents"]
         assert agents == ("n/a" if backend == "Nixl" else "2/2"), (backend, agents)
-    assert not ledger.since(0, "deleted", "changed")
+    assert not ledger.since(mark, "deleted", "changed")
 
 
 def test_a_tier_that_is_ready_is_written_no_more(installed: Environment) -> None:
