@@ -7,11 +7,10 @@ import sys
 import threading
 
 from tests.e2e import install
-from tests.e2e.environment import CLUSTERS, REPOSITORY, Environment
+from tests.e2e.environment import CLUSTERS, FOLDER, Environment
 from tests.e2e.processes import Broken, end_leftovers, started, wait_until
 from tests.tools import build
 
-FOLDER = REPOSITORY / ".e2e"
 _READY = FOLDER / "ready"
 _PID = FOLDER.with_suffix(".pid")
 _LOG = FOLDER.with_suffix(".log")

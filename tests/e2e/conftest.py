@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 import pytest
 
 from tests.e2e import fleet, install
-from tests.e2e.environment import REPOSITORY, SYSTEM, Environment
+from tests.e2e.environment import FOLDER, SYSTEM, Environment
 from tests.e2e.install import FUNCTION, PROVIDER
 from tests.e2e.kube import TIER, conditions
 from tests.e2e.ledger import Ledger
@@ -30,7 +30,7 @@ def pytest_configure() -> None:
 @pytest.fixture(scope="session")
 def world() -> Iterator[Environment]:
     """Clusters and Crossplane, and nothing of ours."""
-    made = Environment(REPOSITORY / ".e2e", say)
+    made = Environment(FOLDER, say)
     try:
         made.up()
         yield made
@@ -97,7 +97,7 @@ def alive(request: pytest.FixtureRequest) -> Iterator[None]:
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed:
-        for log in sorted((REPOSITORY / ".e2e" / "logs").glob("*.log")):
+        for log in sorted((FOLDER / "logs").glob("*.log")):
             if log.name.startswith(("crossplane", FUNCTION, PROVIDER)):
                 said = [
                     line for line in log.read_text(errors="replace").splitlines() if "ERROR" in line or "rror:" in line

@@ -18,6 +18,7 @@ from tests.e2e.runtime import NAMESPACE, Runtime
 from tests.tools import build
 
 REPOSITORY = Path(__file__).parents[2]
+FOLDER = REPOSITORY / ".e2e"
 CLUSTERS = ("east", "west")
 GPU_NODES = ("gpu-a", "gpu-b")
 OTHER_NODES = ("cpu-a", "cpu-b", "cpu-c")

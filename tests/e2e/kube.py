@@ -147,10 +147,6 @@ class Kube:
         )
         self.gone(kind, name, namespace, seconds)
 
-    def events(self, namespace: str, about: str) -> list[Manifest]:
-        """Read the events about the objects of a name."""
-        return self.find(Kind("v1", "Event"), namespace, field_selector=f"involvedObject.name={about}")
-
     def wait(  # noqa: PLR0917
         self,
         kind: Kind,

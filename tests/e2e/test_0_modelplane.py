@@ -273,20 +273,20 @@ def _steps(world: Environment) -> list[str]:
     return [step["step"] for step in (found or {"spec": {"pipeline": []}})["spec"]["pipeline"]]
 
 
+def _engines(world: Environment) -> list[Manifest]:
+    """The Deployments of engines on the cluster."""
+    found = world.clusters["east"].kube.find(DEPLOYMENT, NAMESPACE)
+    return [d for d in found if d["spec"]["template"]["spec"]["containers"][0]["name"] == "engine"]
+
+
 def _engine(world: Environment) -> str:
     """The engine's pod template on the cluster, as text."""
-    found = world.clusters["east"].kube.find(DEPLOYMENT, NAMESPACE)
-    engines = [d for d in found if d["spec"]["template"]["spec"]["containers"][0]["name"] == "engine"]
-    return json.dumps([d["spec"]["template"] for d in engines])
+    return json.dumps([engine["spec"]["template"] for engine in _engines(world)])
 
 
 def _settle(world: Environment) -> None:
     """Wait until the engine's roll is over."""
-    (engine,) = [
-        d
-        for d in world.clusters["east"].kube.find(DEPLOYMENT, NAMESPACE)
-        if d["spec"]["template"]["spec"]["containers"][0]["name"] == "engine"
-    ]
+    (engine,) = _engines(world)
 
     def rolled(d: Manifest) -> bool:
         status = d["status"]
