@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.e2e.kube import NODE, Kube, Manifest, names
+from tests.e2e.kube import NODE, POD, Kube, Manifest, names
 from tests.e2e.network import Network
 from tests.e2e.processes import Process, free_port, wait_until
 from tests.tools import build
@@ -106,21 +106,26 @@ class Cluster:
             "contexts": [{"name": self.name, "context": {"cluster": self.name, "user": "user"}}],
         }
 
-    def add_node(self, name: str, *, gpus: int = 8, labels: Mapping[str, str] | None = None) -> None:
+    def add_node(self, name: str, *, gpus: int = 16, labels: Mapping[str, str] | None = None) -> None:
         """Let a node join, with GPUs and what else agents may ask for, or with no GPU and no taint."""
         capacity = {"cpu": "192", "memory": "8Ti", "ephemeral-storage": "10Ti", "pods": "110"}
         node: Manifest = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
         node["metadata"]["labels"] = {"kubernetes.io/hostname": name, **(labels or {})}
         if gpus:
-            capacity |= {"nvidia.com/gpu": str(gpus), "hugepages-2Mi": "512Gi", "rdma/hca": str(gpus)}
+            capacity |= {"nvidia.com/gpu": str(gpus), "hugepages-2Mi": "512Gi", "rdma/rdma_shared_device_a": str(gpus)}
             node["metadata"]["labels"]["nvidia.com/gpu.present"] = "true"
             node["spec"] = {"taints": [{"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}]}
-        self.kube.apply(node)
-        self.kube.patch(NODE, name, None, {"status": {"capacity": capacity, "allocatable": capacity}}, status=True)
+        # In one write, as kubelets register: kwok gives a node that comes without capacity one of its own.
+        self.kube.create({**node, "status": {"capacity": capacity, "allocatable": capacity}})
 
     def remove_node(self, name: str) -> None:
         """Let a node leave for good."""
         self.kube.delete(NODE, name)
+
+    def forget_node(self, name: str) -> None:
+        """Delete the pods of a node that has left, as the garbage collector does within a minute or so."""
+        for pod in self.kube.find(POD, field_selector=f"spec.nodeName={name}"):
+            self.kube.delete(POD, pod["metadata"]["name"], pod["metadata"]["namespace"], now=True)
 
     def add_volumes(self, count: int) -> None:
         """Make storage classes of local disks, and volumes in each, as an administrator does."""

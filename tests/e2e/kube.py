@@ -115,6 +115,10 @@ class Kube:
                     force_conflicts=True,
                 )
 
+    def create(self, manifest: Manifest) -> None:
+        """Create an object that has no namespace, with its status where its kind takes one from its creator."""
+        self._resource(Kind(manifest["apiVersion"], manifest["kind"])).create(body=manifest)
+
     def patch(
         self, kind: Kind, name: str, namespace: str | None, body: Mapping[str, Any], *, status: bool = False
     ) -> None:
@@ -125,9 +129,13 @@ class Kube:
                 body=dict(body), name=name, namespace=namespace, content_type="application/merge-patch+json"
             )
 
-    def delete(self, kind: Kind, name: str, namespace: str | None = None, *, foreground: bool = False) -> None:
-        """Ask for an object's deletion; nothing where there is none. Raises Refused."""
-        body = {"propagationPolicy": "Foreground" if foreground else "Background"}
+    def delete(
+        self, kind: Kind, name: str, namespace: str | None = None, *, foreground: bool = False, now: bool = False
+    ) -> None:
+        """Ask for an object's deletion, `now` without its grace period; nothing where there is none. Raises Refused."""
+        body: Manifest = {"propagationPolicy": "Foreground" if foreground else "Background"}
+        if now:
+            body["gracePeriodSeconds"] = 0
         with _refusals({"kind": kind.kind, "metadata": {"name": name}}), contextlib.suppress(NotFoundError):
             self._resource(kind).delete(name=name, namespace=namespace, body=body)
 
