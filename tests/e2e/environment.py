@@ -116,12 +116,12 @@ class Environment:
         if self.runtime.trouble:
             raise Broken(f"the package runtime: {self.runtime.trouble}")
 
-    def shell(self, script: str, **env: str) -> str:
+    def shell(self, script: str, cwd: Path = REPOSITORY, **env: str) -> str:
         """Run commands as somebody who has kubectl and crossplane, and return what they print. Raises Broken."""
         path = f"{build.tool('kubectl').parent}:{build.tool('crossplane').parent}:{os.environ['PATH']}"
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
-            cwd=REPOSITORY,
+            cwd=cwd,
             env=os.environ | {"PATH": path, "KUBECONFIG": str(self.control.kubeconfig), **env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

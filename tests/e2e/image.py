@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 _REPOSITORY = Path(__file__).parents[2]
-_FUNCTION = _REPOSITORY / "function"
 _PACKAGES = "packages"
 _TYPES = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
 
@@ -28,10 +27,9 @@ def dockerfile() -> dict[str, Any]:
     return {"Entrypoint": json.loads(said["ENTRYPOINT"]), "Env": said["ENV"].split(), "User": said["USER"]}
 
 
-def function(changed: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the files of function/, by path in the image; changed are those that another version has otherwise."""
-    files = {f"function/{p.relative_to(_FUNCTION)}": p.read_text() for p in sorted(_FUNCTION.rglob("*.py"))}
-    return files | {f"function/{name}": text for name, text in (changed or {}).items()}
+def function(checkout: Path = _REPOSITORY) -> dict[str, str]:
+    """Return the files of function/, by path in the image."""
+    return {str(p.relative_to(checkout)): p.read_text() for p in sorted((checkout / "function").rglob("*.py"))}
 
 
 def build(target: Path, libraries: Path, files: Mapping[str, str], module: str = "function") -> Path:

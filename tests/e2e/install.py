@@ -1,5 +1,6 @@
 """Installs the project on the control plane by the commands of docs/install.md, from packages that are built here."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,9 +18,15 @@ PROVIDER = "provider-kubernetes"
 
 
 def push_packages(world: Environment, version: str, changed: Mapping[str, str] | None = None) -> None:
-    """Build and push all packages as a version, whose function/ has other files where `changed` names some."""
-    runtime = image.build(world.folder / f"image-{version}.tar", libraries(), image.function(changed))
-    run(world, "Build and push the packages", VERSION=version, IMAGE=str(runtime))
+    """Build and push all packages as a version, from this checkout, or from one where some files are `changed`."""
+    checkout = REPOSITORY
+    if changed:
+        checkout = world.folder / f"checkout-{version}"
+        shutil.copytree(REPOSITORY, checkout, ignore=shutil.ignore_patterns(".*", "dist"))
+        for path, text in changed.items():
+            (checkout / path).write_text(text)
+    runtime = image.build(world.folder / f"image-{version}.tar", libraries(), image.function(checkout))
+    run(world, "Build and push the packages", checkout, VERSION=version, IMAGE=str(runtime))
 
 
 def libraries() -> Path:
@@ -67,6 +74,6 @@ def declare(world: Environment, cluster: Cluster, name: str = "") -> None:
     run(world, "An inference cluster", CLUSTER=name or cluster.name, CLUSTER_KUBECONFIG=str(cluster.kubeconfig))
 
 
-def run(world: Environment, heading: str, **env: str) -> str:
-    """Run the commands beneath a heading of docs/install.md."""
-    return world.shell(docs.commands(PAGE, heading), REGISTRY=world.registry_host, **env)
+def run(world: Environment, heading: str, cwd: Path = REPOSITORY, **env: str) -> str:
+    """Run the commands beneath a heading of docs/install.md, in a checkout."""
+    return world.shell(docs.commands(PAGE, heading), cwd, REGISTRY=world.registry_host, **env)

@@ -3,31 +3,41 @@
 import json
 
 import pytest
+import yaml
 
 from function.releases import NEWEST
 from tests.e2e import install
 from tests.e2e.conftest import say
 from tests.e2e.environment import REPOSITORY, SYSTEM, TEAM, Environment
-from tests.e2e.kube import DAEMON_SET, MODEL_DEPLOYMENT, POD, TIER, Manifest, conditions
+from tests.e2e.kube import DAEMON_SET, MODEL_DEPLOYMENT, POD, TIER, Kind, Manifest, conditions, documents
 from tests.e2e.ledger import NAMESPACE, Ledger
+from tests.e2e.processes import wait_until
 from tests.e2e.test_2_attach import ATTACHED, workload
 
 NEXT = "2027.01"
 IMAGE = "mirror.example.org/lmcache/standalone:v0.5.6"
+CRD = Kind("apiextensions.k8s.io/v1", "CustomResourceDefinition")
+FIELD = "later"
+XRDS = {"kvoffloadtiers": "apis/kvoffloadtier.yaml", "modeldeployments": "apis/standalone/modeldeployment.yaml"}
 
 
 def next_version() -> dict[str, str]:
-    """The function's next version: it knows one release more, with another image of LMCache, and is else the same."""
+    """What the next version changes, by file: a release, with another image of LMCache, and a field in each XRD."""
     source = (REPOSITORY / "function" / "releases.py").read_text()
     end = source.index("\n)\n\nRELEASES")
     newest = source[source.rindex("    Release(", 0, end) : end]
     more = newest.replace(f'name="{NEWEST.name}"', f'name="{NEXT}"').replace(NEWEST.lmcache_image, IMAGE)
-    return {"releases.py": f"{source[:end]}\n{more}{source[end:]}"}
+    changed = {"function/releases.py": f"{source[:end]}\n{more}{source[end:]}"}
+    for path in XRDS.values():
+        (xrd,) = documents(REPOSITORY / path)
+        _fields(xrd)[FIELD] = {"type": "string"}
+        changed[path] = yaml.safe_dump(xrd)
+    return changed
 
 
 @pytest.fixture(scope="module", autouse=True)
 def upgraded(installed: Environment, ledger: Ledger, small: str) -> int:
-    """Upgrade the function by the documentation; returns the ledger's mark before it."""
+    """Upgrade everything by the documentation; returns the ledger's mark before it."""
     assert small
     mark = ledger.mark()
     before = installed.runtime.deployment(install.FUNCTION)["metadata"]["name"]
@@ -39,13 +49,15 @@ def upgraded(installed: Environment, ledger: Ledger, small: str) -> int:
     return mark
 
 
-def test_a_new_function_version_changes_nothing(installed: Environment, ledger: Ledger, upgraded: int) -> None:
+def test_a_new_version_changes_nothing(installed: Environment, ledger: Ledger, upgraded: int) -> None:
     kube = installed.control.kube
     for kind, namespace in ((TIER, SYSTEM), (MODEL_DEPLOYMENT, TEAM)):
         installed.shell(f"kubectl annotate {kind.kind} -n {namespace} --all tests/upgraded=true --overwrite")
     with ledger.unharmed(10):
         tier = kube.wait(TIER, "small", SYSTEM, conditions(Ready="True"))
     assert tier["status"]["release"] != NEXT
+    for plural in XRDS:
+        assert FIELD in _fields(kube.get(CRD, f"{plural}.modelplane.ai") or {})
     assert not ledger.since(upgraded, "deleted", "changed")
 
 
@@ -71,13 +83,11 @@ def test_a_change_of_the_connector_rolls_agents_and_engines_once(installed: Envi
     kube.patch(TIER, "pair", SYSTEM, {"spec": {"lmcache": {"chunkSize": 512}}})
     engines = {workload(west, name)["metadata"]["name"] for name in ("early", "late")}
     agents = _agents(installed, "pair")["metadata"]["name"]
-    kube.wait(TIER, "pair", SYSTEM, conditions(Ready="True", RolledOut="True"), 120)
-
-    def rolled(item: Manifest) -> bool:
-        return ATTACHED(item) and {c.name for c in ledger.since(mark, "changed")} == {*engines, agents}
-
+    wait_until(lambda: {c.name for c in ledger.since(mark, "changed")} >= {*engines, agents}, 120, "all roll")
+    west.wait(DAEMON_SET, agents, NAMESPACE, _rolled, 120)
     for name in ("early", "late"):
-        kube.wait(MODEL_DEPLOYMENT, name, TEAM, rolled, 120)
+        kube.wait(MODEL_DEPLOYMENT, name, TEAM, ATTACHED, 120)
+    kube.wait(TIER, "pair", SYSTEM, conditions(Ready="True", RolledOut="True"))
     assert sorted(c.name for c in ledger.since(mark, "changed")) == sorted([*engines, agents])
 
 
@@ -99,6 +109,13 @@ def test_on_delete_nothing_restarts_until_a_pod_is_deleted(installed: Environmen
     pods = west.find(POD, NAMESPACE, label_selector=_selector(agents))
     assert tier["status"]["agents"] == f"{len(pods)}/{len(pods)}"
     assert {pod["spec"]["containers"][0]["image"] for pod in pods} == {IMAGE}
+
+
+def _fields(definition: Manifest) -> Manifest:
+    """The properties of the spec that an XRD or a CRD has."""
+    (version,) = definition["spec"]["versions"]
+    fields: Manifest = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    return fields
 
 
 def _agents(installed: Environment, tier: str) -> Manifest:
