@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -9,20 +10,28 @@ from urllib.parse import quote
 from tests.e2e.kube import SECRET, Kube, Manifest
 
 _SHORTEST = 8  # what is shorter is a word that may be anywhere, such as a username
+_TOKEN = re.compile(r"\btoken: *[\"']?([\w.~+/=-]+)")
 
 
-def spellings(secrets: Iterable[Manifest]) -> set[str]:
-    """Every way in which a value of some Secrets may be written: as it is, percent-encoded, in base64."""
-    found = set()
+def values(secrets: Iterable[Manifest]) -> Iterator[bytes]:
+    """Yield what some Secrets hold, and of a kubeconfig also the tokens in it."""
     for secret in secrets:
         for encoded in secret.get("data", {}).values():
             value = base64.b64decode(encoded)
-            if len(value) < _SHORTEST:
-                continue
-            found.add(encoded)
-            text = value.decode(errors="ignore")
-            if text.encode() == value and text.isprintable():
-                found |= {text, quote(text, safe=""), json.dumps(text)[1:-1]}
+            yield value
+            yield from (token.encode() for token in _TOKEN.findall(value.decode(errors="ignore")))
+
+
+def spellings(secret: Iterable[bytes]) -> set[str]:
+    """Every way in which a secret value may be written: as it is, percent-encoded, in base64."""
+    found = set()
+    for value in secret:
+        if len(value) < _SHORTEST:
+            continue
+        found.add(base64.b64encode(value).decode())
+        text = value.decode(errors="ignore")
+        if text.encode() == value and text.isprintable():
+            found |= {text, quote(text, safe=""), json.dumps(text)[1:-1]}
     return found
 
 

@@ -12,10 +12,13 @@ from tests.e2e import calls, fleet, install
 from tests.e2e.conftest import say
 from tests.e2e.environment import SYSTEM, TEAM, Environment
 from tests.e2e.fleet import CACHE, CHAT, MEMBERS, OTHER_CHAT, POOL, SEARCH, SECRET_NAME
-from tests.e2e.kube import CLUSTER, MODEL_DEPLOYMENT, SECRET, TIER, condition, conditions
+from tests.e2e.kube import CLUSTER, MODEL_DEPLOYMENT, SECRET, TIER, Kind, condition, conditions
 from tests.e2e.ledger import NAMESPACE, Ledger
 from tests.e2e.manifests import agents_tier, deployment, example_secrets
 from tests.e2e.processes import wait_until
+
+# What a password is rotated to.
+ROTATED = b"rotated-and-still-secret"
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def test_the_function_is_killed_again_and_again_while_it_reconciles(unharmed: En
         time.sleep(1)
 
 
-def test_the_function_is_down_for_two_minutes(unharmed: Environment) -> None:
+def test_the_function_is_down_for_minutes(unharmed: Environment) -> None:
     kube = unharmed.control.kube
     with unharmed.without(install.FUNCTION):
         fleet.poke(unharmed)
@@ -70,7 +73,7 @@ def test_the_provider_is_restarted(unharmed: Environment) -> None:
 
 def test_a_secret_is_rotated_deleted_and_made_again(unharmed: Environment) -> None:
     kube, east = unharmed.control.kube, unharmed.clusters["east"].kube
-    rotated = base64.b64encode(b"rotated-and-still-secret").decode()
+    rotated = base64.b64encode(ROTATED).decode()
 
     def copied(value: str) -> bool:
         copies = [s for s in east.find(SECRET, NAMESPACE) if "cache" in s["metadata"]["name"]]
@@ -87,6 +90,17 @@ def test_a_secret_is_rotated_deleted_and_made_again(unharmed: Environment) -> No
     kube.apply(*example_secrets("lmcache"))
     fleet.poke(unharmed)
     kube.wait(CACHE.kind, CACHE.name, SYSTEM, conditions(CredentialsResolved="True"), 90)
+
+
+def test_the_account_of_an_inference_cluster_ends_and_is_made_again(unharmed: Environment) -> None:
+    kube, west = unharmed.control.kube, unharmed.clusters["west"]
+    west.kube.delete(Kind("v1", "ServiceAccount"), "kv-offload-delivery", NAMESPACE)
+    kube.patch(SEARCH.kind, SEARCH.name, SEARCH.namespace, {"spec": {"replicas": 3}})
+    refused = kube.wait(SEARCH.kind, SEARCH.name, SEARCH.namespace, conditions(ClusterReachable="ApplyFailed"), 90)
+    say(condition(refused, "ClusterReachable")[2])
+    kube.delete(SECRET, "west-kubeconfig", SYSTEM)
+    install.declare(unharmed, west)
+    kube.wait(SEARCH.kind, SEARCH.name, SEARCH.namespace, lambda d: d["status"].get("replicas") == "3/3", 120)
 
 
 def test_an_invalid_tier_stands_beside_good_ones(unharmed: Environment) -> None:
@@ -136,8 +150,8 @@ def test_an_inference_cluster_is_deleted_and_made_again(unharmed: Environment) -
     again = {"metadata": {"name": "west"}, "spec": {"cluster": cluster["spec"]["cluster"]}}
     kube.apply({"apiVersion": CLUSTER.api_version, "kind": CLUSTER.kind, **again})
     kube.wait(CLUSTER, "west", None, conditions(Ready="True"))
-    kube.patch(SEARCH.kind, SEARCH.name, SEARCH.namespace, {"spec": {"replicas": 3}})
-    kube.wait(SEARCH.kind, SEARCH.name, SEARCH.namespace, lambda d: d["status"].get("replicas") == "3/3", 90)
+    kube.patch(SEARCH.kind, SEARCH.name, SEARCH.namespace, {"spec": {"replicas": 4}})
+    kube.wait(SEARCH.kind, SEARCH.name, SEARCH.namespace, lambda d: d["status"].get("replicas") == "4/4", 90)
 
 
 def test_a_tier_is_deleted_by_force_under_a_running_engine(fleet_runs: Environment, ledger: Ledger) -> None:
