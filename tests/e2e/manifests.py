@@ -18,6 +18,12 @@ def example_tier(example: str, cluster: str, name: str = "", **changes: Any) -> 
     return changed(tier, {**where, **spec})
 
 
+def example_deployment(example: str) -> Manifest:
+    """An example's deployment, of the team here, and named after the example."""
+    (made,) = load(EXAMPLES / example / "deployment.yaml")
+    return changed(made, {"metadata.name": example, "metadata.namespace": TEAM})
+
+
 def example_secrets(example: str) -> list[Manifest]:
     """The Secrets that an example's tier names, as its user made them."""
     secrets = [r for r in load(EXAMPLES / example / "required.yaml") if r["kind"] == "Secret"]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from tests.e2e.conftest import say
 from tests.e2e.environment import SYSTEM, TEAM, Environment
+from tests.e2e.fleet import RUNS
 from tests.e2e.install import FUNCTION, PROVIDER
 from tests.e2e.kube import (
     DAEMON_SET,
@@ -20,7 +21,7 @@ from tests.e2e.kube import (
     conditions,
 )
 from tests.e2e.ledger import NAMESPACE, Ledger
-from tests.e2e.manifests import agents_tier, deployment, example_secrets, example_tier
+from tests.e2e.manifests import agents_tier, deployment, example_deployment, example_secrets, example_tier
 from tests.e2e.processes import wait_until
 
 BACKENDS = {
@@ -96,6 +97,15 @@ def test_a_tier_of_each_backend_rolls_out_and_turns_ready(installed: Environment
     assert not ledger.since(mark, "deleted", "changed")
 
 
+def test_an_engine_of_each_backend_runs_attached(installed: Environment, ledger: Ledger) -> None:
+    kube, mark = installed.control.kube, ledger.mark()
+    kube.apply(*(example_deployment(example) for example in BACKENDS.values()))
+    for backend, example in BACKENDS.items():
+        engine = kube.wait(MODEL_DEPLOYMENT, example, TEAM, RUNS, 120, f"({backend}) runs")
+        say(f"{example}: {engine['status']['kvCache']}")
+    assert not ledger.since(mark, "deleted", "changed")
+
+
 def test_a_tier_that_is_ready_is_written_no_more(installed: Environment) -> None:
     def versions() -> dict[str, str]:
         found = [*installed.control.kube.find(OBJECT), *installed.control.kube.find(TIER)]
@@ -119,6 +129,7 @@ def test_a_node_joins_and_leaves_and_status_follows_at_once(installed: Environme
         kube.wait(TIER, small, SYSTEM, has_agents(f"{count}/{count}"), 30, f"has {count} agents")
         kube.wait(TIER, small, SYSTEM, conditions(Ready="True", RolledOut="True"))
         say(f"{count} nodes: status follows after {time.monotonic() - start:.0f} s")
+    west.forget_node("gpu-c")
 
 
 def test_without_watches_status_follows_with_the_providers_poll(installed: Environment, small: str) -> None:
@@ -145,6 +156,7 @@ def test_without_watches_status_follows_with_the_providers_poll(installed: Envir
     _provider_runs(installed, "--enable-watches")
     west.remove_node("gpu-d")
     kube.wait(TIER, small, SYSTEM, has_agents("2/2"), 60, "has two agents again")
+    west.forget_node("gpu-d")
 
 
 def test_a_pool_without_nodes_is_ready_and_does_not_hold_its_engines(installed: Environment) -> None:

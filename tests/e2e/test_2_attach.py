@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e import fleet
 from tests.e2e.environment import SYSTEM, TEAM, Environment
-from tests.e2e.kube import DEPLOYMENT, MODEL_DEPLOYMENT, POD, TIER, Kube, Manifest, conditions, names
+from tests.e2e.kube import DEPLOYMENT, MODEL_DEPLOYMENT, TIER, Kube, Manifest, conditions, names
 from tests.e2e.ledger import NAMESPACE, Ledger
 from tests.e2e.manifests import agents_tier, deployment
 
@@ -82,12 +82,8 @@ def test_an_engine_that_serves_without_rolls_once_when_its_tier_comes(
 def test_changing_replicas_restarts_nothing(installed: Environment, ledger: Ledger, mark: int) -> None:
     kube, west = installed.control.kube, installed.clusters["west"].kube
     kube.patch(MODEL_DEPLOYMENT, "late", TEAM, {"spec": {"replicas": 2}})
-    west.wait(
-        DEPLOYMENT,
-        workload(west, "late")["metadata"]["name"],
-        NAMESPACE,
-        lambda d: d["status"].get("readyReplicas") == 2,
-    )
+    name = workload(west, "late")["metadata"]["name"]
+    west.wait(DEPLOYMENT, name, NAMESPACE, lambda d: d["status"].get("readyReplicas") == 2)
     kube.wait(MODEL_DEPLOYMENT, "late", TEAM, ATTACHED)
+    assert len(pods_made(ledger, mark, name)) == 1
     assert not ledger.since(mark, "deleted", "changed")
-    assert len(west.find(POD, NAMESPACE, label_selector="")) >= 2
