@@ -51,10 +51,12 @@ def _up() -> None:
     print(f"""Running. In this shell:
 
   export PATH={build.tool("kubectl").parent}:$PATH KUBECONFIG={FOLDER / "control" / "kubeconfig"}
-  kubectl apply -f examples/mooncake/tier.yaml     # its inferenceClusterRef.name: {" or ".join(CLUSTERS)}
+  sed '/inferenceClusterRef/{{n;s/: .*/: {CLUSTERS[0]}/}}' examples/mooncake/tier.yaml | kubectl apply -f -
+  kubectl create namespace chat && kubectl apply -f examples/mooncake/deployment.yaml
+  kubectl get kvoffloadtiers,modeldeployments -A
 
-The inference clusters' kubeconfigs are {FOLDER}/{{{",".join(CLUSTERS)}}}/kubeconfig, all logs in {FOLDER}/logs.
-`make e2e-down` ends it.""")
+The inference clusters are {" and ".join(CLUSTERS)}: their kubeconfigs are {FOLDER}/{{{",".join(CLUSTERS)}}}/kubeconfig.
+All logs are in {FOLDER}/logs. `make e2e-down` ends it.""")
 
 
 def _down() -> None:
