@@ -310,7 +310,8 @@ def _basis(tier: Tier, site: Site, engine: Engine) -> str:
             tier.ref,
             tier.release.name,
             tier.gpus_per_node,
-            tier.spec.model_dump(mode="json", exclude=set(_UNSEEN)),
+            # Without defaults: a field that a new version adds moves nobody who has not set it.
+            tier.spec.model_dump(mode="json", exclude=set(_UNSEEN), exclude_defaults=True),
         ]
 
     behind = seen(site.l3) if site.l3 else None
