@@ -10,7 +10,7 @@ from dataclasses import dataclass
 # A release, without its post number: of several with one triple, what holds for all of them holds.
 Version = tuple[int, int, int]
 
-VLLM, SGLANG, LMCACHE, MOONCAKE, NIXL = "vllm", "sglang", "lmcache", "mooncake", "nixl"
+VLLM, SGLANG, LMCACHE, MOONCAKE, NIXL, AIBRIX = "vllm", "sglang", "lmcache", "mooncake", "nixl", "aibrix"
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ PACKAGES = (
     Package(SGLANG, "sglang", (0, 5, 5), (0, 5, 23)),
     Package(LMCACHE, "lmcache", (0, 3, 7), (0, 5, 6)),
     Package(MOONCAKE, "mooncake-transfer-engine-non-cuda", (0, 3, 7), (0, 3, 13)),
+    Package(AIBRIX, "aibrix-kvcache", (0, 5, 0), (0, 8, 0)),
 )
 
 
@@ -352,6 +353,35 @@ VLLM_OFFLOADING_FLAGS = Row(
     source="engine/arg_utils.py",
     probe=Probe(_ARGUMENTS, r'"--kv-offloading-size"'),
 )
+VLLM_AIBRIX_PATCHED = Row(
+    VLLM,
+    since=(0, 10, 2),
+    until=(0, 10, 3),
+    what="AIBrix's own images hold this vLLM, patched, with AIBrixOffloadingConnectorV1Type3",
+    source="aibrix v0.7.0: integration/vllm/patches, samples/kvcache/l1cache/vllm.yaml",
+    probe="patched",
+)
+VLLM_AIBRIX = Row(
+    VLLM,
+    since=(0, 14, 0),
+    what="every name that AIBrix 0.8.0's connectors import of vLLM is there",
+    source="v1/attention/selector.py; the imports of aibrix_kvcache/integration/vllm against each wheel",
+    probe=Probe("vllm/v1/attention/selector.py", r"^def get_attn_backend\("),
+)
+VLLM_AIBRIX_UNCORRECTED = Row(
+    VLLM,
+    since=(0, 19, 0),
+    what="GPUModelRunner._update_states returns what corrects speculative decoding; AIBrix 0.8.0's wrapper drops it",
+    source="v1/worker/gpu_model_runner.py; aibrix_kvcache/integration/vllm/kv_connector/__init__.py",
+    probe=Probe("vllm/v1/worker/gpu_model_runner.py", r"deferred_state_corrections_fn = self\._update_states"),
+)
+VLLM_RUNNER_V2 = Row(
+    VLLM,
+    since=(0, 22, 0),
+    what="Model Runner V2 runs where nobody says; AIBrix 0.8.0 wraps the other one, and would load nothing",
+    source="config/vllm.py `use_v2_model_runner`; aibrix_kvcache/integration/vllm/kv_connector/__init__.py",
+    probe=Probe("vllm/config/vllm.py", r"^    def use_v2_model_runner\("),
+)
 
 # --- SGLang -------------------------------------------------------------------------------------------------------
 
@@ -670,6 +700,19 @@ MOONCAKE_CLIENT_HTTP = Row(
     probe=Probe(_CONFIG, r"MOONCAKE_ENABLE_CLIENT_HTTP_SERVER"),
 )
 
+# --- AIBrix -------------------------------------------------------------------------------------------------------
+
+AIBRIX_CONNECTORS = Row(
+    AIBRIX,
+    since=(0, 7, 0),
+    what="connectors of its own for kv_connector_module_path, which wrap an unpatched vLLM's model runner",
+    source="integration/vllm/kv_connector",
+    probe=Probe(
+        "aibrix_kvcache/integration/vllm/kv_connector/aibrix_offloading_connector_type1.py",
+        r"^class AIBrixOffloadingConnector\(KVConnectorBase_V1\)",
+    ),
+)
+
 # --- beside and between -------------------------------------------------------------------------------------------
 
 OLDEST_LMCACHE = (
@@ -696,6 +739,7 @@ TOGETHER = (
 # --- images -------------------------------------------------------------------------------------------------------
 
 _VLLM_IMAGE, _SGLANG_IMAGE, _LMCACHE_IMAGE = "vllm/vllm-openai", "lmsysorg/sglang", "lmcache/vllm-openai"
+_AIBRIX_IMAGE = "aibrix/vllm-openai-aibrix-kvcache"
 # What docker/Dockerfile installs where .buildkite/release-pipeline.yaml asks for it: INSTALL_KV_CONNECTORS=true in all.
 _VLLM_SOURCE = "vllm sdist: requirements/kv_connectors.txt"
 
@@ -788,6 +832,13 @@ IMAGES = (
         holds=False,
         source="sglang docker/Dockerfile of 0.5.5; LMCache #4719 (August 2026)",
     ),
+    # The tag is vLLM's version.
+    Image(
+        *(_AIBRIX_IMAGE, (0, 10, 2), (0, 10, 3), AIBRIX),
+        holds=True,
+        source="aibrix v0.7.0: integration/vllm/docker/README.md, samples/kvcache",
+    ),
+    Image(*(_VLLM_IMAGE, (0, 10, 2), (0, 34, 0), AIBRIX), holds=False, source=_VLLM_SOURCE),
     # The tag is LMCache's version.
     Image(
         *(_LMCACHE_IMAGE, (0, 5, 6), (0, 5, 7), MOONCAKE),

@@ -15,6 +15,7 @@ NAMES = {
     table.LMCACHE: "LMCache",
     table.MOONCAKE: "Mooncake",
     table.NIXL: "NIXL",
+    table.AIBRIX: "AIBrix",
 }
 _HOLDS = {True: "yes", False: "no", None: "unknown"}
 
@@ -24,7 +25,7 @@ _HEAD = """# Versions
 
 What this function knows of engines and libraries by their versions. Each line was read in the released packages that
 are named above it, and a test holds it against every one of them; a line that no file shows says why in brackets.
-Engines that are older are not attached; newer ones are treated as the newest of these.
+Engines that are older are not attached, but where a line says so; newer ones are treated as the newest of these.
 
 An engine's version is `engine.version`, else its image's tag; a tag without a patch number is the lowest.
 """
