@@ -38,14 +38,14 @@ def short(container: kube.Manifest, patch: EnginePatch, engine: Engine) -> Condi
     Returns:
         A warning; None where it asks for enough, or for none, or nobody can tell.
     """
-    asks, limit = _asks(container), _bytes(container, "limits")
+    asks, limit = sizing.asked_memory(container), sizing.memory_of(container, "limits")
     if not patch.memory or not asks:
         return None
     field, size = asks
     if size >= patch.memory and patch.memory < engine.ranks * _BUFFER:
         # No more than a client's buffers: what the engine itself needs is its user's to know.
         return None
-    own = sizing.ENGINE_GIB_PER_RANK * sizing.GIB
+    own = patch.engine_memory or sizing.ENGINE_GIB_PER_RANK * sizing.GIB
     wanted = sizing.pod_memory(patch.memory // engine.ranks, engine.ranks, own)
     if size >= wanted:
         return None
@@ -66,7 +66,7 @@ def short(container: kube.Manifest, patch: EnginePatch, engine: Engine) -> Condi
         left = size - patch.memory
         message = (
             f"{asked}; {tier}, which leaves {_gib(left)} for the engine itself, {_gib(wanted - size)} less than "
-            f"{sizing.ENGINE_GIB_PER_RANK} GiB for each of {engine.ranks} rank(s); {fix}"
+            f"{_gib(own)} for each of {engine.ranks} rank(s); {fix}"
         )
     if _never_starts(engine, patch, limit):
         message += f". It does not start: SGLang leaves {sizing.HICACHE_RESERVE_GIB} GiB of its limit alone"
@@ -77,21 +77,6 @@ def _never_starts(engine: Engine, patch: EnginePatch, limit: int) -> bool:
     """Whether SGLang finds, before it takes host memory, that its container's limit does not hold it."""
     looks = engine.kind.name == "SGLang" and engine.version and table.SGLANG_CGROUP.holds(engine.version)
     return bool(looks and limit) and limit < patch.memory + sizing.HICACHE_RESERVE_GIB * sizing.GIB
-
-
-def _asks(container: kube.Manifest) -> tuple[str, int] | None:
-    """Tell what the scheduler goes by: the request, else the limit, in bytes."""
-    found = ((kind, _bytes(container, kind)) for kind in ("requests", "limits"))
-    return next(((kind, size) for kind, size in found if size), None)
-
-
-def _bytes(container: kube.Manifest, kind: str) -> int:
-    """Read a memory quantity; 0 where there is none, or none that we can read."""
-    try:
-        resources = container.get("resources") or {}
-        return sizing.quantity(str((resources.get(kind) or {}).get(_MEMORY, "")))
-    except ValueError:
-        return 0
 
 
 def _gib(size: float) -> str:

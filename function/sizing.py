@@ -2,12 +2,14 @@
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 GIB = 1024**3
 
 # What one unit of a flag, key or field means in bytes. One table, so that nobody has to remember.
-# LMCache's names say GB and mean GiB: its 0.5.6 multiplies each by 1024**3 (or 1 << 30); SGLang means GB. See
+# LMCache's and AIBrix's names say GB and mean GiB: they multiply each by 1024**3; SGLang means GB. See
 # docs/facts.md.
 UNITS = {
     "--l1-size-gb": GIB,
@@ -15,6 +17,7 @@ UNITS = {
     "max_local_cpu_size": GIB,
     "max_local_disk_size": GIB,
     "--hicache-size": 1000**3,
+    "AIBRIX_KV_CACHE_OL_L1_CACHE_CAPACITY_GB": GIB,
 }
 
 # Of a disk's nominal size, what LMCache may fill: file systems keep some for themselves.
@@ -55,6 +58,21 @@ def quantity(text: str) -> int:
     if size <= 0:
         raise ValueError("not a positive quantity; write it as 500Gi or 1Ti")
     return size
+
+
+def memory_of(container: Mapping[str, Any], kind: str) -> int:
+    """Read a container's memory in its `requests` or `limits`: bytes, 0 for none, or none that we can read."""
+    try:
+        resources = container.get("resources") or {}
+        return quantity(str((resources.get(kind) or {}).get("memory", "")))
+    except ValueError:
+        return 0
+
+
+def asked_memory(container: Mapping[str, Any]) -> tuple[str, int] | None:
+    """Tell what the scheduler goes by: a container's memory request, else its limit, as kind and bytes."""
+    found = ((kind, memory_of(container, kind)) for kind in ("requests", "limits"))
+    return next(((kind, size) for kind, size in found if size), None)
 
 
 def amount(name: str, size: float) -> float | int:

@@ -200,7 +200,8 @@ class EnginePatch:
     applies the patch finds a claim, with `align` one that puts them on the PCIe roots of the GPUs. `affinity` holds
     nodeSelectorTerms. `role` is the engine's, if the rest is written for it. `init_containers` run by the engine's
     image, and so have none of their own. `memory` is what all this makes a pod of the engine hold in host memory, in
-    bytes; 0 where that is nothing, or not known.
+    bytes; 0 where that is nothing, or not known. `engine_memory` is what each of its ranks is taken to need beside it,
+    in bytes; 0 for what any engine is.
     """
 
     tier: str
@@ -232,6 +233,7 @@ class EnginePatch:
     init_containers: Sequence[kube.Manifest] = ()
     notices: Sequence[Notice] = ()
     memory: int = 0
+    engine_memory: int = 0
 
     def to_json(self) -> str:
         """Write the patch as the latch holds it."""
@@ -241,6 +243,7 @@ class EnginePatch:
             "align": self.align or None,
             "host_network": self.host_network or None,
             "memory": self.memory or None,
+            "engine_memory": self.engine_memory or None,
             "notices": [vars(n) for n in self.notices],
         }
         return kube.compact(kube.prune(own))
@@ -285,15 +288,18 @@ def gpus_per_node(tier: Tier, site: Site, needed_by: str) -> int:
     return gpus
 
 
-def unsupported(engine: Engine, kinds: Sequence[str], otherwise: str) -> Refusal | None:
+def unsupported(
+    engine: Engine, kinds: Sequence[str], otherwise: str, oldest: table.Row | None = None
+) -> Refusal | None:
     """Say why an engine cannot be attached whatever else it is: of another kind, or of no version that we know.
 
     Args:
         engine: The engine.
         kinds: The kinds of engine that the tier attaches.
         otherwise: What to do with an engine of another kind.
+        oldest: What the oldest engine has that the tier attaches, where that is not the oldest of its kind.
     """
-    name = engine.kind.name
+    name, oldest = engine.kind.name, oldest or engine.kind.attached
     if name not in kinds:
         return Refusal("EngineNotSupported", f"this tier attaches {' and '.join(kinds)}, not {name}; {otherwise}")
     if engine.version is None:
@@ -302,10 +308,10 @@ def unsupported(engine: Engine, kinds: Sequence[str], otherwise: str) -> Refusal
             f"the version of image {engine.image!r} cannot be told from its tag; set engine.version, as in "
             f"{engine.kind.example}",
         )
-    if not engine.kind.attached.holds(engine.version):
+    if engine.version < oldest.since:
         return Refusal(
             "EngineVersionUnsupported",
-            f"{name} {versions.show(engine.version)} is older than {versions.show(engine.kind.attached.since)}, the "
+            f"{name} {versions.show(engine.version)} is older than {versions.show(oldest.since)}, the "
             "oldest that is attached; use that or newer",
         )
     return None

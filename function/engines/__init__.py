@@ -17,7 +17,8 @@ class Engine:
 
     `version` is None where it is unknown. `line` is its command line. `role` is Prefill or Decode where the user has
     split the work. `env` are its own variables, None for a value that is not in the spec. `pods` is how many it runs
-    in. `devices` are what its own claims ask for, by DeviceClass, and `pool` its nodes', where they are known; no patch
+    in. `memory` is what its container asks for in bytes, 0 where it says nothing.
+    `devices` are what its own claims ask for, by DeviceClass, and `pool` its nodes', where they are known; no patch
     depends on them.
     """
 
@@ -30,6 +31,7 @@ class Engine:
     role: str | None = None
     env: Mapping[str, str | None] = field(default_factory=dict)
     pods: int = 1
+    memory: int = 0
     devices: Mapping[str, int] = field(default_factory=dict)
     pool: str = ""
 
@@ -58,7 +60,9 @@ class Engine:
     def facts(self) -> list[object]:
         """Everything that a backend may decide by, as JSON can hold it."""
         asked = [self.kind.name, self.image, self.version, self.identity.value, self.role]
-        return [*asked, self.line.written, dict(self.env), self.dra, self.ranks, self.pods]
+        # Nobody has more than one number to decide by where a container says nothing of memory.
+        memory = [self.memory] if self.memory else []
+        return [*asked, self.line.written, dict(self.env), self.dra, self.ranks, self.pods, *memory]
 
     def bundled(self, library: str) -> Bundled:
         """What its image is known to hold of a library."""

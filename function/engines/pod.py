@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
 
-from function import kube
+from function import kube, sizing
 from function.api.deployment import Engine as EngineSpec
 from function.engines import Engine, identity, sglang, versions, vllm
 from function.engines.args import CommandLine, expand
@@ -68,6 +68,7 @@ def view(kind: Kind, container: kube.Manifest, said: Said) -> Engine:
         role=said.role,
         env=env,
         pods=max(said.pods, line.nodes),
+        memory=(sizing.asked_memory(container) or ("", 0))[1],
     )
 
 
