@@ -14,8 +14,8 @@ RENDER := $(call venv,render)
 TEST := $(call venv,test)
 CONFORMANCE := $(call venv,conformance)
 E2E := $(call venv,e2e)
-# Of each engine the oldest version that is supported, and the newest.
-ENGINES := vllm-0.11.0 vllm-0.33.0 sglang-0.5.5 sglang-0.5.23
+# Of each engine the oldest version that is supported, and the newest; of AIBrix the newest.
+ENGINES := vllm-0.11.0 vllm-0.33.0 sglang-0.5.5 sglang-0.5.23 aibrix-0.8.0
 COMPILE := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate
 
 .DEFAULT_GOAL := help
@@ -76,11 +76,11 @@ $(CONFORMANCE)/lmcache-0.3.7: $(CONFORMANCE)/done
 	@$(CONFORMANCE)/bin/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes \
 	  --target $@.part -r tests/conformance/requirements-0.3.7.txt && mv $@.part $@
 
-# Of the engines only what reads arguments, files and environment: Python without the rest.
+# Of the engines only what reads arguments, files and environment: Python without the rest, from a wheel for any Python.
 $(ENGINES:%=$(CONFORMANCE)/%): $(CONFORMANCE)/%: $(CONFORMANCE)/done
 	@rm -rf $@.wheel $@.part
 	@$(CONFORMANCE)/bin/python -m pip download -q --disable-pip-version-check --no-cache-dir --no-deps --require-hashes \
-	  -d $@.wheel -r tests/conformance/requirements-$*.txt
+	  --only-binary=:all: --python-version=3.12 -d $@.wheel -r tests/conformance/requirements-$*.txt
 	@$(CONFORMANCE)/bin/python -m tests.conformance.unpack $@.wheel $@.part && rm -r $@.wheel && mv $@.part $@
 
 # --no-deps: each set is whole, and LMCache's own list would bring what only a GPU needs.

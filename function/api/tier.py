@@ -370,6 +370,23 @@ class HiCache(Model):
         return self
 
 
+class Offloading(Model):
+    """KV in each rank's own memory: a share of `cpuTierGiBPerNode`, or what the engine's own memory leaves.
+
+    `engineGiBPerRank` is what each rank needs beside it, in GiB.
+    """
+
+    cpu_tier_gib_per_node: Int | None = Field(None, alias="cpuTierGiBPerNode", ge=1, le=65536)
+    engine_gib_per_rank: Int = Field(20, alias="engineGiBPerRank", ge=1, le=1024)
+    eviction_policy: Literal["S3FIFO", "LRU", "FIFO"] = "S3FIFO"
+
+
+class AIBrix(Model):
+    """AIBrix's block."""
+
+    offloading: Offloading
+
+
 class Selector(Model):
     """What a device must be, as a CEL expression."""
 
@@ -526,7 +543,7 @@ class AllowedNamespaces(Model):
     from_: Literal["All", "Same"] = Field("All", alias="from")
 
 
-BACKENDS = ("LMCache", "Mooncake", "Nixl", "HiCache")
+BACKENDS = ("LMCache", "Mooncake", "Nixl", "HiCache", "AIBrix")
 BLOCKS = tuple(name.lower() for name in BACKENDS)
 
 
@@ -534,7 +551,7 @@ class TierSpec(Model):
     """The whole spec of a KVOffloadTier."""
 
     inference_cluster_ref: Ref
-    backend: Literal["LMCache", "Mooncake", "Nixl", "HiCache"]
+    backend: Literal["LMCache", "Mooncake", "Nixl", "HiCache", "AIBrix"]
     target_namespace: str = Field("default", pattern=NAMESPACE, max_length=63)
     allowed_namespaces: AllowedNamespaces = AllowedNamespaces()
     release: str | None = None
@@ -542,6 +559,7 @@ class TierSpec(Model):
     mooncake: Mooncake | None = None
     nixl: Nixl | None = None
     hicache: HiCache | None = None
+    aibrix: AIBrix | None = None
     rdma: RDMA | None = None
     placement: Placement = Placement()
     images: Images = Images()

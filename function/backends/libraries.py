@@ -3,7 +3,12 @@
 from function.backends.base import Notice, Refusal
 from function.engines import Engine, table, versions
 
-_NAMES = {table.LMCACHE: "LMCache", table.MOONCAKE: "Mooncake", table.NIXL: "NIXL"}
+_NAMES = {
+    table.LMCACHE: "LMCache",
+    table.MOONCAKE: "Mooncake",
+    table.NIXL: "NIXL",
+    table.AIBRIX: "AIBrix's KV cache package",
+}
 
 
 def missing(engine: Engine, library: str, fix: str) -> Refusal | None:

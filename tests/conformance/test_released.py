@@ -18,6 +18,7 @@ MOONCAKE = next(package.released for package in table.PACKAGES if package.name =
 HERE: dict[tuple[str, str], Path] = {
     **{(table.VLLM, version): Path(sys.prefix) / f"vllm-{version}" for version in ("0.11.0", "0.33.0")},
     **{(table.SGLANG, version): Path(sys.prefix) / f"sglang-{version}" for version in ("0.5.5", "0.5.23")},
+    (table.AIBRIX, "0.8.0"): Path(sys.prefix) / "aibrix-0.8.0",
     (table.LMCACHE, runner.OLDEST): runner.beside(runner.OLDEST),
     (table.LMCACHE, metadata.version("lmcache")): OWN,
     (table.MOONCAKE, metadata.version(MOONCAKE)): OWN,

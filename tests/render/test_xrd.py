@@ -79,6 +79,8 @@ NIXL = {"lmcache": GONE, "backend": "Nixl", f"{STORAGE}.cpuTierGiBPerNode": 64, 
 OBJECTS = {**NIXL, f"{STORAGE}.fs": GONE, f"{STORAGE}.obj": {"bucket": "kv-cache", "region": "eu-west-1"}}
 P2P = {"lmcache": GONE, "backend": "Nixl", "nixl.p2p": {}}
 HICACHE = {"lmcache": GONE, "backend": "HiCache", "hicache.hostMemoryGiBPerNode": 64}
+AIBRIX: Changes = {"lmcache": GONE, "backend": "AIBrix", "aibrix": {"offloading": {}}}
+L1 = "aibrix.offloading"
 L3 = "hicache.l3"
 BEHIND = {**HICACHE, f"{L3}.tierRef.name": "y"}
 SHARED = {**HICACHE, f"{L3}.backend": "File", f"{L3}.file": {"claimName": "kv", "sizePerRank": "500Gi"}}
@@ -120,6 +122,8 @@ UNIONS: list[tuple[str, str, Changes, Changes]] = [
     ("nixl", NIXLS, OVER_NIXL, {**OVER_NIXL, "nixl": GONE}),
     ("nixl", NIXLS, {}, {"nixl": {"p2p": {}}}),
     ("nixl", NIXLS, BEHIND, {**OVER_NIXL, **BEHIND, f"{L3}.backend": GONE}),
+    ("aibrix", "spec.backend is AIBrix", AIBRIX, {**AIBRIX, "aibrix": GONE}),
+    ("aibrix", "spec.backend is AIBrix", {}, {"aibrix": AIBRIX["aibrix"]}),
 ]
 
 RULES = [
@@ -920,6 +924,12 @@ MISTAKES = [
     Mistake(TIER, "hicache.ratio", 101, "should be less than or equal to 100", RATIO),
     Mistake(TIER, "hicache.ratio", "2", "must be of type number", RATIO),
     Mistake(TIER, "hicache.writePolicy", "write_through", UNSUPPORTED, HICACHE),
+    Mistake(TIER, L1, GONE, REQUIRED, AIBRIX),
+    Mistake(TIER, f"{L1}.cpuTierGiBPerNode", 0, "should be greater than or equal to 1", AIBRIX),
+    Mistake(TIER, f"{L1}.cpuTierGiBPerNode", 65537, "should be less than or equal to 65536", AIBRIX),
+    Mistake(TIER, f"{L1}.engineGiBPerRank", 0, "should be greater than or equal to 1", AIBRIX),
+    Mistake(TIER, f"{L1}.engineGiBPerRank", 1025, "should be less than or equal to 1024", AIBRIX),
+    Mistake(TIER, f"{L1}.evictionPolicy", "LFU", UNSUPPORTED, AIBRIX),
     Mistake(TIER, f"{L3}.backend", "LMCache", UNSUPPORTED, HICACHE),
     Mistake(TIER, f"{L3}.backend", "HiCache", UNSUPPORTED, HICACHE),
     Mistake(TIER, f"{L3}.tierRef.name", GONE, REQUIRED, BEHIND),

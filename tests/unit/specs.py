@@ -150,7 +150,24 @@ COMMON = st.fixed_dictionaries(
         ),
     },
 )
-BLOCKS: dict[str, Spec] = {"LMCache": LMCACHE, "Mooncake": MOONCAKE, "Nixl": NIXL, "HiCache": HICACHE}
+AIBRIX = st.builds(
+    lambda offloading: {"offloading": offloading},
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "cpuTierGiBPerNode": GIB,
+            "engineGiBPerRank": st.integers(1, 64),
+            "evictionPolicy": st.sampled_from(["S3FIFO", "LRU", "FIFO"]),
+        },
+    ),
+)
+BLOCKS: dict[str, Spec] = {
+    "LMCache": LMCACHE,
+    "Mooncake": MOONCAKE,
+    "Nixl": NIXL,
+    "HiCache": HICACHE,
+    "AIBrix": AIBRIX,
+}
 
 
 def _accepted(spec: Manifest) -> bool:

@@ -335,7 +335,7 @@ def redis(**fields: Any) -> Manifest:
     return {"redis": {"host": "kv.cache.svc", **fields}}
 
 
-BACKENDS = "should be 'LMCache', 'Mooncake', 'Nixl' or 'HiCache'"
+BACKENDS = "should be 'LMCache', 'Mooncake', 'Nixl', 'HiCache' or 'AIBrix'"
 
 WRONG_TIERS: dict[str, tuple[Manifest, str]] = {
     "no cache": (
@@ -451,7 +451,7 @@ WRONG_TIERS: dict[str, tuple[Manifest, str]] = {
         {"lmcache__chunkSize": 8},
         "spec.lmcache.chunkSize (is 8): should be a multiple of 16",
     ),
-    "an unknown backend": ({"backend": "AIBrix"}, f"spec.backend (is 'AIBrix'): {BACKENDS}"),
+    "an unknown backend": ({"backend": "Dynamo"}, f"spec.backend (is 'Dynamo'): {BACKENDS}"),
     "another backend's block": (
         {"backend": "Mooncake", "mooncake": {"segmentGiBPerNode": 64, "protocol": "TCP"}},
         "spec.lmcache does not go with spec.backend Mooncake; remove it",

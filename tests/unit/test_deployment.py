@@ -6,7 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from function import attachment, deployment
+from function import api, attachment, deployment, releases
+from function.api.deployment import Engine as EngineSpec
+from function.api.tier import TierSpec
+from function.backends.base import Site, Tier
+from function.engines import pod as engine_pod
 from function.kube import ANNOTATION_PATCH, Manifest
 from function.render import Rendered, render
 from tests.lint.schemas import schema_errors
@@ -589,3 +593,20 @@ def test_an_engine_is_not_called_attached_before_anything_is_composed() -> None:
     assert rendered.composed == {}
     assert state(rendered, attachment.TIER_ATTACHED) == ("Unknown", "Waiting")
     assert "once ClusterReachable is True" in rendered.condition(attachment.TIER_ATTACHED)["message"]
+
+
+def test_a_field_that_a_newer_function_knows_leaves_what_is_latched_alone() -> None:
+    class Newer(TierSpec):
+        later: str = "as before"
+
+    raw = tier_story().composite["spec"]
+    bases = []
+    for model in (TierSpec, Newer):
+        found = Tier("modelplane-system", "shared", api.parse(model, raw), releases.NEWEST)
+        engine = engine_pod.read(
+            api.parse(EngineSpec, engine_story().composite["spec"]["engine"]), namespace="a", name="b"
+        )
+        decided = attachment.decide(attachment.Consumer(engine, "Wait"), found, Site(gpus_per_node=8), None)
+        assert decided.patch
+        bases.append(decided.patch.basis)
+    assert bases[0] == bases[1]

@@ -143,6 +143,7 @@ BUCKET_ON_CLUSTER = {**BUCKET_SECRET, "nixl.storage.obj.secretRef.onCluster": Tr
 P2P = {"lmcache": GONE, "backend": "Nixl", "nixl.p2p": {}}
 HICACHE = {"lmcache": GONE, "backend": "HiCache", "hicache.hostMemoryGiBPerNode": 640}
 RATIO = {"lmcache": GONE, "backend": "HiCache", "hicache.ratio": 2}
+AIBRIX = {"lmcache": GONE, "backend": "AIBrix", "aibrix": {"offloading": {}}}
 OVER_MOONCAKE = {**HICACHE, "hicache.l3.backend": "Mooncake", "mooncake": MOONCAKE["mooncake"]}
 BEHIND = {**HICACHE, "hicache.l3.tierRef.name": "pool"}
 SHARED = {**HICACHE, "hicache.l3.backend": "File", "hicache.l3.file": {"claimName": "kv", "sizePerRank": "500Gi"}}
@@ -215,6 +216,9 @@ SAMPLES: Mapping[str, Sequence[tuple[Changes, Any]]] = {
     "hicache.l3.tierRef.name": [(BEHIND, "other"), (HICACHE, "pool")],
     "hicache.l3.file.claimName": [(SHARED, "other")],
     "hicache.l3.file.sizePerRank": [(SHARED, "1Ti")],
+    "aibrix.offloading.cpuTierGiBPerNode": [(AIBRIX, 1280)],
+    "aibrix.offloading.engineGiBPerRank": [(AIBRIX, 10)],
+    "aibrix.offloading.evictionPolicy": [(AIBRIX, "LRU")],
     "rdma.dra.deviceClassName": [(OVER_CLAIMS, "other"), ({**P2P, "rdma": {**CLAIM, **ALONE}}, "other")],
     "rdma.dra.selectors": [(OVER_CLAIMS, [{"cel": "true"}])],
     "rdma.dra.alignWithGPU": [(OVER_CLAIMS, True), ({**P2P, "rdma": {**CLAIM, **ALONE}}, True)],
@@ -254,6 +258,7 @@ SAMPLES: Mapping[str, Sequence[tuple[Changes, Any]]] = {
 def read_engine(name: str, image: str, **fields: Any) -> Engine:
     """Read an engine of a deployment that names the tier."""
     spec: Manifest = {
+        "resources": {"limits": {"memory": "200Gi", "nvidia.com/gpu": "1"}},
         "name": name,
         "image": image,
         "args": [f"{'--model' if name == 'vLLM' else '--model-path'}=Qwen/Qwen3-32B"],
@@ -269,6 +274,7 @@ ENGINES = [
     read_engine("vLLM", "vllm/vllm-openai:v0.11.0"),
     read_engine("vLLM", "vllm/vllm-openai:v0.20.2"),
     read_engine("SGLang", "lmsysorg/sglang:v0.5.23"),
+    read_engine("vLLM", "aibrix/vllm-openai-aibrix-kvcache:v0.10.2"),
 ]
 
 
