@@ -351,5 +351,5 @@ def _keep(patch: EnginePatch, why: Refusal | Unavailable, consumer: Consumer) ->
     ruled_out = isinstance(why, Refusal) and patch.connector in why.rules_out
     if patch.holds(consumer.engine) and not ruled_out:
         return Attachment(Condition(TRUE, why.reason, message, warn=True), patch)
-    message += ". What was changed in it does not go with that, and waits; remove kvCache.tierRef to run without"
+    message += ". What was changed does not go with that, and waits; remove kvCache.tierRef to run without"
     return Attachment(Condition(TRUE, why.reason, message, warn=True), patch, hold=True)

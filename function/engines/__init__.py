@@ -17,9 +17,8 @@ class Engine:
 
     `version` is None where it is unknown. `line` is its command line. `role` is Prefill or Decode where the user has
     split the work. `env` are its own variables, None for a value that is not in the spec. `pods` is how many it runs
-    in. `memory` is what its container asks for in bytes, 0 where it says nothing.
-    `devices` are what its own claims ask for, by DeviceClass, and `pool` its nodes', where they are known; no patch
-    depends on them.
+    in. `memory` is what its container asks for in bytes, 0 where it says nothing. `devices` are what its own claims ask
+    for, by DeviceClass, and `pool` its nodes', where they are known; no patch depends on them.
     """
 
     kind: Kind
@@ -60,7 +59,7 @@ class Engine:
     def facts(self) -> list[object]:
         """Everything that a backend may decide by, as JSON can hold it."""
         asked = [self.kind.name, self.image, self.version, self.identity.value, self.role]
-        # Nobody has more than one number to decide by where a container says nothing of memory.
+        # Left out where nobody says it, so that a basis from before it was looked at still holds.
         memory = [self.memory] if self.memory else []
         return [*asked, self.line.written, dict(self.env), self.dra, self.ranks, self.pods, *memory]
 

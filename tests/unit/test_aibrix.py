@@ -169,6 +169,17 @@ def test_what_does_not_fit_is_refused_with_the_numbers(offloading: Any, memory: 
     assert says in refusal.message
 
 
+def test_an_engine_that_gets_less_memory_than_it_holds_is_not_rolled_to_be_killed() -> None:
+    story = stories.engine_story(example="aibrix-offloading")
+    before = stories.pod(story.settle())
+    for kind in ("requests", "limits"):
+        story.composite["spec"]["engine"]["resources"][kind]["memory"] = "40Gi"
+    rendered = story.settle()
+    assert stories.pod(rendered) == before
+    assert stories.state(rendered, "TierAttached") == ("True", "EngineMemoryShort")
+    assert stories.state(rendered, "RolledOut") == ("False", "Held")
+
+
 def test_without_any_number_nobody_can_tell() -> None:
     refusal = refuse(tier(), memory="")
     assert refusal.reason == "EngineMemoryUnknown"
@@ -205,7 +216,7 @@ def test_another_memory_is_another_l1() -> None:
         (PATCHED, ["--limit-mm-per-prompt.image=0"], "EngineIncompatible", "--limit-mm-per-prompt"),
         (PATCHED, ["--enable-prompt-embeds"], "EngineIncompatible", "--enable-prompt-embeds"),
         (PATCHED, ["-pp=2"], "EngineIncompatible", "--pipeline-parallel-size 2"),
-        (OWN, ["-dcp=2"], "EngineIncompatible", "context parallelism"),
+        (OWN, ["-dcp=2"], "EngineIncompatible", "--decode-context-parallel-size 2"),
         (OWN, ["--attention-backend=TRITON_ATTN"], "EngineIncompatible", "--attention-backend TRITON_ATTN"),
         (PATCHED, ["--attention-backend=FLASHINFER"], "EngineIncompatible", "starts with FLASH_ATTN alone"),
         ("team/vllm:v0.19.0", ["--speculative-config={}"], "EngineIncompatible", "from vLLM 0.19.0 on"),

@@ -7,9 +7,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from function import kube
+from function import kube, placement, workloads
 from function.backends import compatibility, libraries
-from function.backends.base import EnginePatch, Notice, Refusal
+from function.backends.base import EnginePatch, Notice, Refusal, Tier
 from function.engines import Engine, table, versions
 from function.engines.args import Flag
 
@@ -17,7 +17,7 @@ _MODULE = "aibrix_kvcache.integration.vllm.kv_connector.aibrix_offloading_connec
 _OTHER_BACKEND = "or a tier of another backend"
 _SPECULATIVE = ("--speculative-config", "-sc")
 _STAGES = ("--pipeline-parallel-size", "-pp")
-_CONTEXT = ("--decode-context-parallel-size", "-dcp", "--prefill-context-parallel-size", "-pcp")
+_CONTEXTS = (("--decode-context-parallel-size", "-dcp"), ("--prefill-context-parallel-size", "-pcp"))
 _EMBEDS = "--enable-prompt-embeds"
 _ATTENTION = "--attention-backend"
 _ATTENTION_ENV = "VLLM_ATTENTION_BACKEND"
@@ -103,16 +103,18 @@ def notices(engine: Engine, connector: Connector) -> list[Notice]:
     return [libraries.unverified(engine, table.AIBRIX, "AIBrixUnknown", needed)]
 
 
-def patch(engine: Engine, connector: Connector) -> EnginePatch:
-    """Begin a patch with what the connector is, and what is the same whatever stands behind it."""
+def patch(tier: Tier, engine: Engine, connector: Connector) -> EnginePatch:
+    """Begin an engine's patch: the connector, and what is the same however much it holds."""
     return EnginePatch(
-        tier="",
+        tier=tier.ref,
         connector=connector.name,
         identity=engine.identity.digest,
         since=connector.since,
         library=table.AIBRIX,
         kv_transfer=connector.config,
         args=arguments(engine),
+        labels=workloads.engines(tier),
+        **placement.placed(tier.spec.placement),
         notices=notices(engine, connector),
     )
 
@@ -162,12 +164,13 @@ def _unaligned(engine: Engine, connector: Connector) -> Refusal | None:
             "the same tokens; use tensor parallelism alone",
             [connector.name],
         )
-    if any(line.integer(*names) > 1 for names in (_CONTEXT[:2], _CONTEXT[2:])):
-        return Refusal(
-            compatibility.INCOMPATIBLE,
-            "engine.args set context parallelism, and AIBrix takes every rank to hold every token; remove it",
-            [connector.name],
-        )
+    for names in _CONTEXTS:
+        if (slices := line.integer(*names)) > 1:
+            return Refusal(
+                compatibility.INCOMPATIBLE,
+                f"engine.args set {names[0]} {slices}, and AIBrix takes every rank to hold every token; remove it",
+                [connector.name],
+            )
     if connector.module and table.VLLM_AIBRIX_UNCORRECTED.holds(engine.version) and line.flags(*_SPECULATIVE):
         before = versions.show(table.VLLM_AIBRIX_UNCORRECTED.since)
         return Refusal(

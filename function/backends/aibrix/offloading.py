@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from function import placement, sizing, workloads
+from function import sizing, workloads
 from function.api.tier import Offloading
 from function.backends.aibrix import connector
 from function.backends.base import EnginePatch, Invalid, Refusal, Site, Tier, given, gpus_per_node
@@ -31,7 +31,7 @@ def attach(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
         return found
     if refusal := connector.unfit(engine, found):
         return refusal
-    size = _l1(tier, site, engine)
+    size = _l1(tier, site, engine, found.name)
     if isinstance(size, Refusal):
         return size
     variables = {
@@ -42,17 +42,14 @@ def attach(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
         f"{_PREFIX}L1_CACHE_EVICTION_POLICY": _spec(tier).eviction_policy,
     }
     return replace(
-        connector.patch(engine, found),
-        tier=tier.ref,
+        connector.patch(tier, engine, found),
         env=workloads.variables(variables),
-        labels=workloads.engines(tier),
-        **placement.placed(tier.spec.placement),
         memory=engine.ranks * size * sizing.GIB,
         engine_memory=_spec(tier).engine_gib_per_rank * sizing.GIB,
     )
 
 
-def _l1(tier: Tier, site: Site, engine: Engine) -> int | Refusal:
+def _l1(tier: Tier, site: Site, engine: Engine, name: str) -> int | Refusal:
     """Tell how many whole GiB each rank holds, as AIBrix takes them from the system, or why it cannot."""
     spec, ranks = _spec(tier), engine.ranks
     beside, pod = spec.engine_gib_per_rank, engine.memory / sizing.GIB
@@ -74,6 +71,8 @@ def _l1(tier: Tier, site: Site, engine: Engine) -> int | Refusal:
             f"the engine's container asks for {round(pod, 1):g} GiB of memory, and {ranks} rank(s) of {size} GiB of KV "
             f"and {beside} GiB beside that ({_BESIDE}) need {wanted:g} GiB; set its memory to that or more"
             + (f", or {_NODE} of the tier to less" if spec.cpu_tier_gib_per_node else ""),
+            # With what it held before, it would be killed.
+            [name],
         )
     return size
 
