@@ -215,6 +215,7 @@ def test_another_memory_is_another_l1() -> None:
         (PATCHED, ['--limit-mm-per-prompt={"image":4}'], "EngineIncompatible", "(to '{\"image\":4}')"),
         (PATCHED, ["--limit-mm-per-prompt.image=0"], "EngineIncompatible", "--limit-mm-per-prompt"),
         (PATCHED, ["--enable-prompt-embeds"], "EngineIncompatible", "--enable-prompt-embeds"),
+        (OWN, ["--enable-mm-embeds"], "EngineIncompatible", "--enable-mm-embeds"),
         (PATCHED, ["-pp=2"], "EngineIncompatible", "--pipeline-parallel-size 2"),
         (OWN, ["-dcp=2"], "EngineIncompatible", "--decode-context-parallel-size 2"),
         (OWN, ["--attention-backend=TRITON_ATTN"], "EngineIncompatible", "--attention-backend TRITON_ATTN"),
@@ -252,8 +253,9 @@ def test_an_attention_backend_may_be_chosen_by_a_variable() -> None:
 
 def test_images_are_kept_out_since_their_tokens_are_all_alike() -> None:
     (limit,) = attach(tier()).args
-    assert json.loads(limit.removeprefix("--limit-mm-per-prompt=")) == {"image": 0, "video": 0, "audio": 0}
-    own = '--limit-mm-per-prompt={"audio": 0, "image": 0, "video": 0}'
+    none = json.loads(limit.removeprefix("--limit-mm-per-prompt="))
+    assert none == {"image": 0, "video": 0, "audio": 0, "vision_chunk": 0}
+    own = f"--limit-mm-per-prompt={json.dumps(none)}"
     assert not attach(tier(), own).args
 
 

@@ -11,19 +11,20 @@ from function import kube, placement, workloads
 from function.backends import compatibility, libraries
 from function.backends.base import EnginePatch, Notice, Refusal, Tier
 from function.engines import Engine, table, versions
-from function.engines.args import Flag
+from function.engines.args import Flag, names
 
 _MODULE = "aibrix_kvcache.integration.vllm.kv_connector.aibrix_offloading_connector_type1"
 _OTHER_BACKEND = "or a tier of another backend"
 _SPECULATIVE = ("--speculative-config", "-sc")
 _STAGES = ("--pipeline-parallel-size", "-pp")
 _CONTEXTS = (("--decode-context-parallel-size", "-dcp"), ("--prefill-context-parallel-size", "-pcp"))
-_EMBEDS = "--enable-prompt-embeds"
+# With the second one, embeddings pass the limits below.
+_EMBEDS = ("--enable-prompt-embeds", "--enable-mm-embeds")
 _ATTENTION = "--attention-backend"
 _ATTENTION_ENV = "VLLM_ATTENTION_BACKEND"
 _LIMIT = "--limit-mm-per-prompt"
 # Keys know a prompt by its tokens, and all images have the same.
-_NONE = {"image": 0, "video": 0, "audio": 0}
+_NONE = {"image": 0, "video": 0, "audio": 0, "vision_chunk": 0}
 
 
 @dataclass(frozen=True)
@@ -128,10 +129,10 @@ def _mixed_up(engine: Engine, connector: Connector) -> Refusal | None:
             "adapters, or the tierRef",
             [connector.name],
         )
-    if engine.line.flags(_EMBEDS):
+    if embeds := engine.line.flags(*_EMBEDS):
         return Refusal(
             compatibility.INCOMPATIBLE,
-            f"engine.args set {_EMBEDS}, and AIBrix keys KV by tokens, which embeddings have none of; remove it",
+            f"engine.args set {names(embeds)}, and AIBrix keys KV by tokens, which embeddings have none of; remove it",
             [connector.name],
         )
     if (limits := engine.line.flags(_LIMIT)) and not _nothing_but_text(limits):
@@ -164,11 +165,11 @@ def _unaligned(engine: Engine, connector: Connector) -> Refusal | None:
             "the same tokens; use tensor parallelism alone",
             [connector.name],
         )
-    for names in _CONTEXTS:
-        if (slices := line.integer(*names)) > 1:
+    for context in _CONTEXTS:
+        if (slices := line.integer(*context)) > 1:
             return Refusal(
                 compatibility.INCOMPATIBLE,
-                f"engine.args set {names[0]} {slices}, and AIBrix takes every rank to hold every token; remove it",
+                f"engine.args set {context[0]} {slices}, and AIBrix takes every rank to hold every token; remove it",
                 [connector.name],
             )
     if connector.module and table.VLLM_AIBRIX_UNCORRECTED.holds(engine.version) and line.flags(*_SPECULATIVE):
