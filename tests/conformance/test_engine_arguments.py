@@ -69,11 +69,14 @@ def wired(change: Change | None, *words: str) -> Change:
     return both
 
 
+AIBRIX = "aibrix-offloading"
+# Its vLLMs are between the oldest and the newest: of what is here, the nearest reads what each is told.
+AIBRIX_IMAGES = {"aibrix/vllm-openai-aibrix-kvcache:v0.10.2": VLLM_OLDEST, "team/vllm-openai:v0.21.0": VLLM}
 CLAIM = {"backend": "File", "file": {"claimName": "kv", "sizePerRank": "100Gi"}}
 NIXL = {"storage": {"cpuTierGiBPerNode": 64, "fs": {"hostPath": {"path": "/mnt/nvme"}, "sizePerNode": "1Ti"}}}
 # What a tier may be beside the examples, and what an engine may be in it: the example, and what is changed of both.
 VARIATIONS: dict[str, tuple[str, Change | None]] = {
-    **{name: (name, None) for name in examples.names()},
+    **{name: (name, None) for name in examples.names() if name != AIBRIX},
     "Mooncake over TCP": ("mooncake", over_tcp),
     "Mooncake behind SGLang over TCP": ("sglang-mooncake", over_tcp),
     "Nixl in files": ("nixl-storage", in_files),
@@ -128,6 +131,7 @@ def lines() -> dict[tuple[str, str], list[str]]:
 
 
 LINES = lines()
+AIBRIX_LINES = {parser: rendered(AIBRIX, None, image) or [] for image, parser in AIBRIX_IMAGES.items()}
 MODEL = ["--model", "example/model"]
 SERVE = ["serve", "example/model"]
 NAMELESS = [*MODEL, "--kv-transfer-config", '{"kv_connector":"NoSuchConnector","kv_role":"kv_both"}']
@@ -146,7 +150,8 @@ SGLANG_LINES: list[Line] = [
 
 def asked(parser: str) -> list[Line]:
     """Every line that this parser is to read; one process reads them all, since its start takes so long."""
-    own = [line for (_, name), line in LINES.items() if name == parser]
+    own: list[Line] = [line for (_, name), line in LINES.items() if name == parser]
+    own += [line for name, line in AIBRIX_LINES.items() if name == parser]
     if parser.startswith("sglang"):
         return own + SGLANG_LINES
     spelled = [args for args, _ in [*spellings.SPELLINGS, *spellings.OLDEST]]
@@ -220,6 +225,21 @@ def test_vllm_understands_what_is_rendered(read: Read, name: str, parser: str) -
     several = config.get("kv_connector_extra_config", {}).get("connectors", [])
     assert [named(str(c).rpartition(".")[2]) for c in found["children"]] == [c["kv_connector"] for c in several]
     assert bool(several) == (name in BESIDE)
+
+
+def test_vllm_looks_for_aibrixs_connector_in_its_package(read: Read) -> None:
+    """It is not here, for it wants its own compiled code: all that comes before its import is understood."""
+    assert read(VLLM, AIBRIX_LINES[VLLM]) == {"refused": "ModuleNotFoundError: No module named 'aibrix_kvcache'"}
+
+
+def test_vllm_understands_what_engines_of_aibrixs_image_are_told(read: Read) -> None:
+    line = AIBRIX_LINES[VLLM_OLDEST]
+    found = read(VLLM_OLDEST, line)
+    assert "refused" not in found, found
+    flags = written(line)
+    assert found["config"] == json.loads(flags["kv_transfer_config"])
+    limits = found["args"]["limit_mm_per_prompt"]
+    assert limits == str(dict.fromkeys(json.loads(flags["limit_mm_per_prompt"]), 0))
 
 
 def named(connector: str) -> str:
