@@ -288,6 +288,12 @@ def gpus_per_node(tier: Tier, site: Site, needed_by: str) -> int:
     return gpus
 
 
+def suffices(field: str, node: int, gpus: int) -> None:
+    """Raise Invalid where `node` GiB, as the tier's `field` says, are less than 1 GiB for each of a node's GPUs."""
+    if node < gpus:
+        raise Invalid(f"spec.{field} (is {node}) is less than 1 GiB for each of {gpus} GPUs; set at least {gpus}")
+
+
 def unsupported(
     engine: Engine, kinds: Sequence[str], otherwise: str, oldest: table.Row | None = None
 ) -> Refusal | None:

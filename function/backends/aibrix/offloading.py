@@ -6,7 +6,7 @@ from dataclasses import replace
 from function import sizing, workloads
 from function.api.tier import Offloading
 from function.backends.aibrix import connector
-from function.backends.base import EnginePatch, Invalid, Refusal, Site, Tier, given, gpus_per_node
+from function.backends.base import EnginePatch, Refusal, Site, Tier, given, gpus_per_node, suffices
 from function.engines import Engine
 
 _PREFIX = "AIBRIX_KV_CACHE_OL_"
@@ -20,8 +20,7 @@ def budget(tier: Tier, site: Site) -> Mapping[str, int]:
     node = _spec(tier).cpu_tier_gib_per_node
     if not node:
         return {}
-    _share(tier, site, node)
-    return {"cacheGiB": node, "gpusPerNode": gpus_per_node(tier, site, _NODE)}
+    return {"cacheGiB": node, "gpusPerNode": _gpus(tier, site, node)}
 
 
 def attach(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
@@ -54,7 +53,7 @@ def _l1(tier: Tier, site: Site, engine: Engine, name: str) -> int | Refusal:
     spec, ranks = _spec(tier), engine.ranks
     beside, pod = spec.engine_gib_per_rank, engine.memory / sizing.GIB
     if spec.cpu_tier_gib_per_node:
-        size = _share(tier, site, spec.cpu_tier_gib_per_node)
+        size = spec.cpu_tier_gib_per_node // _gpus(tier, site, spec.cpu_tier_gib_per_node)
     elif not engine.memory:
         return Refusal(
             "EngineMemoryUnknown",
@@ -77,12 +76,11 @@ def _l1(tier: Tier, site: Site, engine: Engine, name: str) -> int | Refusal:
     return size
 
 
-def _share(tier: Tier, site: Site, node: int) -> int:
-    """Share a node's memory among its GPUs: whole GiB for each rank. Raises Invalid where that is none."""
+def _gpus(tier: Tier, site: Site, node: int) -> int:
+    """Tell among how many GPUs a node's GiB are shared. Raises Invalid where nobody knows, or one gets less than 1."""
     gpus = gpus_per_node(tier, site, _NODE)
-    if node < gpus:
-        raise Invalid(f"spec.{_NODE} (is {node}) is less than 1 GiB for each of {gpus} GPUs; set at least {gpus}")
-    return node // gpus
+    suffices(_NODE, node, gpus)
+    return gpus
 
 
 def _spec(tier: Tier) -> Offloading:

@@ -2,7 +2,7 @@
 
 from function import kube, sizing
 from function.api.tier import Mode
-from function.backends.base import CONNECTOR, Invalid, Part, Site, Tier, given, gpus_per_node
+from function.backends.base import CONNECTOR, Invalid, Part, Site, Tier, given, gpus_per_node, suffices
 from function.backends.lmcache import volumes
 
 SERVER_PORT = 5555
@@ -74,13 +74,8 @@ def rank_gib(tier: Tier, site: Site) -> tuple[int, int]:
     """Share a node's memory among its GPUs: GiB per rank, and the GPUs."""
     gpus = gpus_per_node(tier, site, "lmcache.mode InProcess")
     node = given(tier.spec.lmcache).cpu_tier_gib_per_node
-    rank = sizing.rank_gib(node, gpus)
-    if not rank:
-        raise Invalid(
-            f"spec.lmcache.cpuTierGiBPerNode (is {node}) is less than 1 GiB for each of {gpus} GPUs; "
-            f"set at least {gpus}"
-        )
-    return rank, gpus
+    suffices("lmcache.cpuTierGiBPerNode", node, gpus)
+    return sizing.rank_gib(node, gpus), gpus
 
 
 def multiprocess_config(tier: Tier) -> dict[str, object]:

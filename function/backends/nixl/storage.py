@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from function import kube, placement, sizing, workloads
 from function.backends import compatibility, hierarchy, libraries
-from function.backends.base import EnginePatch, Invalid, Notice, Refusal, Site, Tier, given, gpus_per_node, too_old
+from function.backends.base import EnginePatch, Notice, Refusal, Site, Tier, given, gpus_per_node, suffices, too_old
 from function.backends.nixl import files, objects
 from function.engines import Engine, table, versions
 from function.engines import vllm as vllm_line
@@ -26,11 +26,7 @@ def rank_bytes(tier: Tier, site: Site) -> int:
         Invalid: nobody knows how many GPUs a node has, or a rank would get less than 1 GiB.
     """
     node, gpus = _node_gib(tier), _gpus(tier, site)
-    if node < gpus:
-        raise Invalid(
-            f"spec.nixl.storage.cpuTierGiBPerNode (is {node}) is less than 1 GiB for each of {gpus} GPUs; "
-            f"set at least {gpus}"
-        )
+    suffices("nixl.storage.cpuTierGiBPerNode", node, gpus)
     return node * sizing.GIB // gpus
 
 
