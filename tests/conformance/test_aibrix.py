@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from function.backends import of
 from function.backends.aibrix import connector
-from function.backends.base import EnginePatch, Site
+from function.backends.base import EnginePatch
 from function.engines import table
+from tests.unit import builders
 from tests.unit.test_aibrix import OWN, PATCHED, engine, tier
 
 PACKAGE = Path(sys.prefix) / "aibrix-0.8.0" / "aibrix_kvcache"
@@ -33,9 +33,7 @@ def envs() -> Any:
 
 
 def patch(image: str, **offloading: Any) -> EnginePatch:
-    found = of(tier().spec).attach(tier(**offloading), Site(gpus_per_node=8), engine("-tp=2", image=image))
-    assert isinstance(found, EnginePatch), found
-    return found
+    return builders.attach(tier(**offloading), engine("-tp=2", image=image))
 
 
 @pytest.mark.parametrize("name", DEFAULTS)

@@ -9,13 +9,12 @@ from function import api, attachment, releases, sizing
 from function.api.deployment import Engine as EngineSpec
 from function.api.tier import TierSpec
 from function.attachment import Consumer
-from function.backends import of
-from function.backends.base import EnginePatch, Invalid, Refusal, Site, Tier
+from function.backends.base import EnginePatch, Invalid, Refusal, Tier
 from function.engines import Engine, pod, table
 from function.kube import Manifest
-from tests.unit import stories
+from tests.unit import builders, stories
+from tests.unit.builders import EIGHT_GPUS, env, plan
 
-EIGHT_GPUS = Site(gpus_per_node=8)
 PATCHED = "aibrix/vllm-openai-aibrix-kvcache:v0.10.2-20251022"
 OWN = "registry.example.org/team/vllm-openai:v0.18.1"
 L1 = "AIBRIX_KV_CACHE_OL_L1_CACHE"
@@ -33,27 +32,19 @@ def engine(*args: str, image: str = PATCHED, memory: str = "120Gi", **fields: An
 
 
 def attach(to: Tier, *args: str, **fields: Any) -> EnginePatch:
-    patch = of(to.spec).attach(to, EIGHT_GPUS, engine(*args, **fields))
-    assert isinstance(patch, EnginePatch), patch
-    return patch
+    return builders.attach(to, engine(*args, **fields))
 
 
 def refuse(to: Tier, *args: str, **fields: Any) -> Refusal:
-    refusal = of(to.spec).attach(to, EIGHT_GPUS, engine(*args, **fields))
-    assert isinstance(refusal, Refusal), refusal
-    return refusal
-
-
-def env(patch: EnginePatch) -> dict[str, str]:
-    return {e["name"]: e["value"] for e in patch.env}
+    return builders.refuse(to, engine(*args, **fields))
 
 
 # --- what runs ----------------------------------------------------------------------------------------------------
 
 
 def test_nothing_runs_and_the_tier_is_ready_by_its_configuration() -> None:
-    plan = of(tier().spec).plan(tier(), EIGHT_GPUS, {})
-    assert (plan.parts, plan.memory) == ([], {})
+    planned = plan(tier())
+    assert (planned.parts, planned.memory) == ([], {})
     rendered = stories.tier_story(example="aibrix-offloading").settle()
     assert rendered.composite["status"]["agents"] == "n/a"
     assert [stories.state(rendered, c)[0] for c in ("Accepted", "AgentsReady", "RolledOut")] == ["True"] * 3
@@ -109,9 +100,7 @@ def test_vllms_own_image_does_not_hold_it(version: str) -> None:
 def test_sglang_is_told_what_to_take() -> None:
     spec = {"name": "SGLang", "image": "lmsysorg/sglang:v0.5.23", "args": ["--model-path=a/b"]}
     found = pod.read(api.parse(EngineSpec, spec), namespace="ml", name="chat")
-    refusal = of(tier().spec).attach(tier(), EIGHT_GPUS, found)
-    assert isinstance(refusal, Refusal)
-    assert "HiCache" in refusal.message
+    assert "HiCache" in builders.refuse(tier(), found).message
 
 
 # --- how much -----------------------------------------------------------------------------------------------------
@@ -142,15 +131,14 @@ def test_what_a_pod_asks_for_counts_before_what_it_may_have() -> None:
 def test_a_node_s_share_is_the_same_for_all_engines() -> None:
     patch = attach(tier(cpuTierGiBPerNode=645), "--tensor-parallel-size=2", memory="")
     assert env(patch)[f"{L1}_CAPACITY_GB"] == "80"
-    plan = of(tier().spec).plan(tier(cpuTierGiBPerNode=645), EIGHT_GPUS, {})
-    assert plan.memory == {"cacheGiB": 645, "gpusPerNode": 8}
+    assert plan(tier(cpuTierGiBPerNode=645)).memory == {"cacheGiB": 645, "gpusPerNode": 8}
 
 
 def test_a_share_below_a_gib_is_no_tier() -> None:
     with pytest.raises(
         Invalid, match=r"cpuTierGiBPerNode \(is 7\) is less than 1 GiB for each of 8 GPUs; set at least 8"
     ):
-        of(tier().spec).plan(tier(cpuTierGiBPerNode=7), EIGHT_GPUS, {})
+        plan(tier(cpuTierGiBPerNode=7))
 
 
 @pytest.mark.parametrize(

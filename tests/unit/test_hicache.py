@@ -10,7 +10,7 @@ import pytest
 from function import api, attachment, deployment, releases, tier
 from function.api.deployment import Engine as EngineSpec
 from function.api.tier import TierSpec
-from function.backends import hierarchy, of
+from function.backends import hierarchy
 from function.backends.base import EnginePatch, Invalid, Refusal, Site, Tier
 from function.engines import Engine, pod
 from function.fn import run
@@ -18,7 +18,7 @@ from function.kube import ANNOTATION_PATCH, Manifest
 from function.render import EXAMPLES, Rendered, load, request
 from tests.lint.manifests import Context, lint
 from tests.lint.schemas import schema_errors
-from tests.unit import stories
+from tests.unit import builders, stories
 from tests.unit.stories import Story, engine_story, messages, state, tier_story
 
 CLUSTER: Manifest = load(EXAMPLES / "lmcache-current" / "required.yaml")[0]
@@ -59,15 +59,11 @@ def engine(*args: str, version: str = "0.5.23", kind: str = "SGLang", **fields: 
 
 
 def attach(to: Tier, *args: str, site: Site = EIGHT_GPUS, **fields: Any) -> EnginePatch:
-    patch = of(to.spec).attach(to, site, engine(*args, **fields))
-    assert isinstance(patch, EnginePatch), patch
-    return patch
+    return builders.attach(to, engine(*args, **fields), site)
 
 
 def refuse(to: Tier, *args: str, **fields: Any) -> Refusal:
-    refusal = of(to.spec).attach(to, EIGHT_GPUS, engine(*args, **fields))
-    assert isinstance(refusal, Refusal), refusal
-    return refusal
+    return builders.refuse(to, engine(*args, **fields))
 
 
 def env(patch: EnginePatch) -> dict[str, str]:

@@ -31,6 +31,7 @@ from function.kube import Manifest
 from function.render import Rendered, render, request
 from tests.lint.manifests import Context, lint
 from tests.lint.schemas import schema_errors
+from tests.unit import builders
 from tests.unit.stories import Story, messages, specs, state
 
 # sha256("kvtier/modelplane-system/shared") begins with 5d78e, that of .../other with 0cbfc.
@@ -115,15 +116,11 @@ def sglang(*args: str, version: str = "0.5.23", repository: str = "lmsysorg/sgla
 
 
 def attach(to: Tier, which: Engine) -> EnginePatch:
-    patch = of(to.spec).attach(to, Site(), which)
-    assert isinstance(patch, EnginePatch), patch
-    return patch
+    return builders.attach(to, which, Site())
 
 
 def refuse(to: Tier, which: Engine) -> Refusal:
-    refusal = of(to.spec).attach(to, Site(), which)
-    assert isinstance(refusal, Refusal), refusal
-    return refusal
+    return builders.refuse(to, which, Site())
 
 
 def transfer_config(patch: EnginePatch) -> Manifest:
