@@ -13,7 +13,7 @@ from crossplane.function.proto.v1 import run_function_pb2_grpc as grpcv1
 from tests.e2e.environment import Environment
 from tests.e2e.fleet import Member, read
 from tests.e2e.install import FUNCTION
-from tests.e2e.kube import OBJECT, USAGE, Kind, Manifest
+from tests.e2e.kube import OBJECT, USAGE, Kind, Manifest, owned
 from tests.e2e.runtime import NAMESPACE
 
 _KEY = "crossplane.io/composition-resource-name"
@@ -67,11 +67,9 @@ def _request(world: Environment, member: Member, function: Any) -> fnv1.RunFunct
     kube, composite = world.control.kube, read(world, member)
     request = fnv1.RunFunctionRequest(meta=fnv1.RequestMeta(tag="storm", capabilities=list(_capabilities())))
     resource.update(request.observed.composite, composite)
-    uid = composite["metadata"]["uid"]
     for kind in (OBJECT, USAGE):
-        for item in kube.find(kind, member.namespace):
-            if uid in [ref["uid"] for ref in item["metadata"].get("ownerReferences", [])]:
-                resource.update(request.observed.resources[item["metadata"]["annotations"][_KEY]], item)
+        for item in owned(kube.find(kind, member.namespace), composite):
+            resource.update(request.observed.resources[item["metadata"]["annotations"][_KEY]], item)
     for _ in range(_ROUNDS):
         wanted = function.RunFunction(request, timeout=20).requirements.resources
         if set(wanted) == set(request.required_resources):

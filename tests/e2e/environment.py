@@ -70,16 +70,15 @@ class Environment:
         for port in _FIXED_PORTS:
             if answers(port):
                 raise Broken(f"port {port} is taken, and provider-kubernetes listens there whatever it is told")
-        everything = [self.control, *self.clusters.values()]
         self._say("etcd, API servers and controllers")
         self.etcd.process.start()
         self.registry.start()
         self.network.route = self._route
         self.network.start()
         wait_until(lambda: answers(self.etcd.port), 30, "etcd answers", self.etcd.process.tail)
-        for cluster in everything:
+        for cluster in self.servers:
             cluster.start()
-        for cluster in everything:
+        for cluster in self.servers:
             cluster.ready()
         self._say("Crossplane")
         self._init_crossplane()
@@ -100,21 +99,28 @@ class Environment:
     def down(self) -> None:
         """End everything. Nothing of it is needed any more, so nothing is asked to end in good order."""
         self.runtime.stop()
-        everything = [self.control, *self.clusters.values()]
-        processes = [p for cluster in everything for p in [*cluster.controllers, cluster.api]]
-        for process in (self.core, self.runtime.rbac, *processes, self.registry, self.etcd.process):
+        for process in (self.runtime.rbac, *self._processes):
             process.kill()
         self.network.stop()
         shutil.rmtree(self._short, ignore_errors=True)
 
     def check(self) -> None:
         """Raise Broken where something has ended that nobody ended."""
-        everything = [self.control, *self.clusters.values()]
-        running = [p for cluster in everything for p in [*cluster.controllers, cluster.api]]
-        for process in [*running, self.core, self.registry, self.etcd.process]:
+        for process in self._processes:
             process.check()
         if self.runtime.trouble:
             raise Broken(f"the package runtime: {self.runtime.trouble}")
+
+    @property
+    def servers(self) -> list[Cluster]:
+        """The control plane and the inference clusters."""
+        return [self.control, *self.clusters.values()]
+
+    @property
+    def _processes(self) -> list[Process]:
+        """What runs from `up` to `down`, in the order in which it is ended."""
+        of_clusters = [p for cluster in self.servers for p in [*cluster.controllers, cluster.api]]
+        return [self.core, *of_clusters, self.registry, self.etcd.process]
 
     def shell(self, script: str, cwd: Path = REPOSITORY, **env: str) -> str:
         """Run commands as somebody who has kubectl and crossplane, and return what they print. Raises Broken."""

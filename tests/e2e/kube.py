@@ -259,6 +259,12 @@ def conditions(**wanted: str) -> Callable[[Manifest], bool]:
     return lambda item: all(value in condition(item, kind)[:2] for kind, value in wanted.items())
 
 
+def owned(items: Iterable[Manifest], owner: Manifest) -> list[Manifest]:
+    """Those of some objects that another one owns."""
+    uid = owner["metadata"]["uid"]
+    return [item for item in items if uid in [ref["uid"] for ref in item["metadata"].get("ownerReferences", [])]]
+
+
 def names(items: Iterable[Manifest]) -> list[str]:
     """The names of objects, sorted."""
     return sorted(item["metadata"]["name"] for item in items)

@@ -5,15 +5,13 @@ import json
 from tests.e2e import fleet
 from tests.e2e.environment import Environment
 from tests.e2e.fleet import CACHE, CHAT, MEMBERS, OTHER_CHAT, POOL, SEARCH, Member
-from tests.e2e.kube import DEPLOYMENT, OBJECT, Manifest
+from tests.e2e.kube import DEPLOYMENT, OBJECT, Manifest, owned
 from tests.e2e.ledger import NAMESPACE, Ledger
 
 
 def objects_of(world: Environment, member: Member) -> list[Manifest]:
     """The Objects that a tier or a deployment composes."""
-    owner = fleet.read(world, member)["metadata"]["uid"]
-    found = world.control.kube.find(OBJECT, member.namespace)
-    return [o for o in found if owner in [ref["uid"] for ref in o["metadata"].get("ownerReferences", [])]]
+    return owned(world.control.kube.find(OBJECT, member.namespace), fleet.read(world, member))
 
 
 def remote_names(world: Environment, member: Member) -> set[tuple[str, str]]:

@@ -28,14 +28,15 @@ _KINDS = [
 
 
 def test_no_secret_is_anywhere_but_in_secrets_and_in_the_documented_object(fleet_runs: Environment) -> None:
-    servers = [fleet_runs.control, *fleet_runs.clusters.values()]
     ours = fleet_runs.control.kube.find(SECRET, SYSTEM)
     drawn = [s for c in fleet_runs.clusters.values() for s in c.kube.find(SECRET, NAMESPACE)]
     spelled = secrecy.spellings([*secrecy.values([*ours, *drawn]), ROTATED])
     # What is looked for is there to be found: in the Objects that are documented to carry it.
     carriers = [o for o in fleet_runs.control.kube.find(OBJECT) if any(value in json.dumps(o) for value in spelled)]
     assert {o["spec"]["forProvider"]["manifest"]["kind"] for o in carriers} == {"Secret"}
-    leaks = [f"{server.name}: {leak}" for server in servers for leak in secrecy.in_objects(server.kube, spelled)]
+    leaks = [
+        f"{server.name}: {leak}" for server in fleet_runs.servers for leak in secrecy.in_objects(server.kube, spelled)
+    ]
     logs = [
         p for p in (fleet_runs.folder / "logs").glob("*.log") if p.name.startswith((FUNCTION, PROVIDER, "crossplane"))
     ]
