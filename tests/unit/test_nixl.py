@@ -28,9 +28,9 @@ from function.backends.base import (
 )
 from function.backends.hierarchy import Store
 from function.backends.nixl import Nixl
-from function.backends.nixl.files import CLEAN
 from function.engines import Engine, pod, table
 from function.kube import Manifest
+from function.stores.files import CLEAN
 from tests.unit.builders import INSTANCE, MODEL, attach, credential, env, part, plan, refuse
 
 FS: Manifest = {"hostPath": {"path": "/mnt/nvme"}, "sizePerNode": "1Ti"}

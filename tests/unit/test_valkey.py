@@ -4,6 +4,7 @@ import base64
 import copy
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,9 @@ from function import tier as composer
 from function.api import Invalid
 from function.backends import of
 from function.backends.base import DRAWN, Credential, CredentialError, EnginePatch, Plan
+from function.backends.lmcache import redis as redis_of_lmcache
 from function.kube import Manifest
 from function.render import Rendered
-from function.stores import valkey
 from tests import examples
 from tests.unit.builders import INSTANCE, MIDDLE, NEW, OLD, attach, engine, env, part, plan, redis, tier
 from tests.unit.stories import Story, messages, specs, state, tier_story
@@ -425,7 +426,8 @@ def test_other_rules_reach_the_cluster_and_restart_the_server(monkeypatch: pytes
         return part(found, "credentials").version, part(found, "valkey").manifest["spec"]["template"]["metadata"]
 
     before = seen()
-    monkeypatch.setattr(valkey, "_RULES", valkey._RULES.replace("+del", "+del +unlink"))
+    users = [replace(user, may=user.may.replace("+del", "+del +unlink")) for user in redis_of_lmcache.VALKEY.users]
+    monkeypatch.setattr(redis_of_lmcache, "VALKEY", replace(redis_of_lmcache.VALKEY, users=users))
     assert all(now != then for now, then in zip(seen(), before, strict=True))
 
 

@@ -73,7 +73,7 @@ class LMCache:
             clients = [workloads.engines(tier)]
             if spec.mode is not Mode.IN_PROCESS:
                 clients.append(tier.selector("agent"))
-            parts += valkey.parts(tier, provision, credentials.get(CREDENTIALS), clients)
+            parts += valkey.parts(tier, redis.VALKEY, provision, credentials.get(CREDENTIALS), clients)
         # What restarts with a Secret's version stays as it is while that is not known.
         if undrawn:
             held.append(valkey.COMPONENT)

@@ -161,7 +161,7 @@ def _store_hash(tier: Tier, credential: Credential | None) -> dict[str, str]:
     remote = given(tier.spec.lmcache).redis
     if not remote or not remote.provision:
         return {}
-    revision = valkey.revision(tier, remote.provision, credential.version if credential else "")
+    revision = valkey.revision(tier, redis.VALKEY, remote.provision, credential.version if credential else "")
     return {f"{kube.DOMAIN}/store-hash": revision}
 
 

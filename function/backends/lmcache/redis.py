@@ -16,6 +16,15 @@ REMOTE = "LMCACHE_REMOTE_URL"
 LEAKS = ("LMCACHE_LOG_LEVEL", "LMCACHE_TRACK_USAGE")
 
 _CLUSTER = "redis-cluster"
+_USERNAME_KEY = "username"
+_USERNAME = "lmcache"
+# Whoever is nobody may ask whether it lives, as probes do; LMCache's clients send these five commands.
+VALKEY = valkey.Use(
+    (
+        valkey.User(valkey.NOBODY, "resetkeys resetchannels -@all +ping"),
+        valkey.User(_USERNAME, "~* resetchannels -@all +get +set +exists +del +ping", valkey.PASSWORD_KEY),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,7 @@ class Endpoint:
     port: int
     scheme: str = "redis"
     secret: str = ""
-    username_key: str = valkey.USERNAME_KEY
+    username_key: str = _USERNAME_KEY
     password_key: str = valkey.PASSWORD_KEY
     url_key: str = URL_KEY
     revision: str = ""
@@ -51,7 +60,7 @@ def endpoint(tier: Tier) -> Endpoint | None:
     if redis is None:
         return None
     if redis.provision:
-        revision = valkey.revision(tier, redis.provision)
+        revision = valkey.revision(tier, VALKEY, redis.provision)
         return Endpoint(tier.host(valkey.COMPONENT), valkey.PORT, secret=tier.instance, revision=revision)
     scheme = _CLUSTER if redis.mode == "Cluster" else "rediss" if redis.tls else "redis"
     found, ref = Endpoint(given(redis.host), redis.port, scheme), redis.secret_ref
@@ -85,9 +94,9 @@ def secret(tier: Tier, credential: Credential) -> Part:
         data = _copied(tier, ref, credential)
         source = f"{ref.username_key} {ref.password_key}"
     else:
-        data = valkey.secret_data(credential)
-        source = valkey.rules_version()
-    username, password = (_decode(data.get(key, "")) for key in (valkey.USERNAME_KEY, valkey.PASSWORD_KEY))
+        data = {_USERNAME_KEY: _encode(_USERNAME), **VALKEY.secret_data(credential)}
+        source = VALKEY.version
+    username, password = (_decode(data.get(key, "")) for key in (_USERNAME_KEY, valkey.PASSWORD_KEY))
     data[URL_KEY] = _encode(_url_with(to, username, password))
     # The bytes stay out of the part's hash; what else goes into them does not.
     return workloads.secret(tier, CREDENTIALS, data, f"{credential.version} {source} {to.url()}")
@@ -98,7 +107,7 @@ def _copied(tier: Tier, ref: SecretRef, credential: Credential) -> dict[str, str
     if not password:
         raise CredentialError("KeyMissing", f"Secret {tier.namespace}/{ref.name} has no key {ref.password_key!r}")
     username = credential.data.get(ref.username_key)
-    return {valkey.PASSWORD_KEY: password} | ({valkey.USERNAME_KEY: username} if username else {})
+    return {valkey.PASSWORD_KEY: password} | ({_USERNAME_KEY: username} if username else {})
 
 
 def _decode(data: str) -> str:

@@ -19,8 +19,9 @@ from function.backends.base import (
     given,
     unsupported,
 )
-from function.backends.nixl import files, objects, p2p, storage
+from function.backends.nixl import objects, p2p, storage
 from function.engines import Engine
+from function.stores import files
 
 
 class Nixl:

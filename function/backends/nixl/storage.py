@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from function import kube, placement, sizing, workloads
 from function.backends import compatibility, hierarchy, libraries
 from function.backends.base import EnginePatch, Notice, Refusal, Site, Tier, given, gpus_per_node, suffices, too_old
-from function.backends.nixl import files, objects
+from function.backends.nixl import objects
 from function.engines import Engine, table, versions
 from function.engines import vllm as vllm_line
+from function.stores import files
 
 CONNECTOR = "OffloadingConnector"
 _OR_MOONCAKE = ", or a tier of backend Mooncake"
