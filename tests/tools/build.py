@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 Tool = Literal[
+    "aibrix",
     "core",
     "crossplane",
     "etcd",
@@ -31,6 +32,7 @@ Tool = Literal[
     "kube-controller-manager",
     "kube-scheduler",
     "kubectl",
+    "kvcache-watcher",
     "kwok",
     "promql",
     "provider",
@@ -64,6 +66,8 @@ _PROGRAMS: dict[Tool, _Program] = {
     "registry": _Program("core", "github.com/google/go-containerregistry/cmd/registry"),
     "provider": _Program("provider", "github.com/crossplane-contrib/provider-kubernetes/cmd/provider"),
     "kwok": _Program("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
+    "aibrix": _Program("aibrix"),
+    "kvcache-watcher": _Program("aibrix", "github.com/vllm-project/aibrix/cmd/kvcache-watcher"),
     "etcd": _Program("kubernetes", "go.etcd.io/etcd/server/v3"),
     "kube-apiserver": _Program("kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", _KUBERNETES_STAMP),
     "kube-controller-manager": _Program(
@@ -118,6 +122,11 @@ def monitoring_crds() -> Path:
     """Return a folder with the CRDs of prometheus-operator, one YAML file each."""
     repository = "github.com/prometheus-operator/prometheus-operator"
     return _copied("prometheus-crds", "prometheus", repository, "example/prometheus-operator-crd")
+
+
+def aibrix_crds() -> Path:
+    """Return a folder with the CRDs of AIBrix's orchestration API, one YAML file each, and a kustomization.yaml."""
+    return _copied("aibrix-crds", "aibrix", "github.com/vllm-project/aibrix", "config/crd/orchestration")
 
 
 def validate_cache() -> Path:
@@ -219,7 +228,7 @@ def _go(args: list[str], cwd: Path) -> str:
 def _main(what: Sequence[str]) -> int:
     """Build what the tests need, or what is named, with a line of progress for each. Returns the exit code."""
     makers: dict[str, Callable[[], Path]] = {name: functools.partial(tool, name) for name in _IN_TEST}
-    for copied in (core_crds, provider_package, monitoring_crds, validate_cache):
+    for copied in (core_crds, provider_package, monitoring_crds, aibrix_crds, validate_cache):
         makers[copied.__name__] = copied
     if "e2e" in what:
         makers |= {name: functools.partial(tool, name) for name in _PROGRAMS} | {"core_webhooks": core_webhooks}
