@@ -26,7 +26,7 @@ SYSTEM = "modelplane-system"
 TEAM, OTHER_TEAM = "ml-team", "other-team"
 _VOLUMES = 16
 # What docs/install.md asks of Crossplane.
-DOCUMENTED_FLAGS = ("--circuit-breaker-burst=500",)
+DOCUMENTED_FLAGS = ("--circuit-breaker-burst=5000", "--circuit-breaker-refill-rate=20")
 # provider-kubernetes listens there, and at nothing else that could be chosen.
 _FIXED_PORTS = (8080, 9443)
 
