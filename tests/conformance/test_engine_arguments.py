@@ -42,14 +42,14 @@ def in_files(tier: Manifest, _: Manifest) -> None:
     tier["spec"]["nixl"]["storage"]["fs"] = {"hostPath": {"path": "/mnt/nvme"}, "sizePerNode": "1Ti"}
 
 
-def behind_hicache(l3: Manifest | None, **nixl: Any) -> Change:
+def behind_hicache(l3: Manifest | None, **block: Any) -> Change:
     """A change: HiCache alone, with a ratio, or with something else behind it than Mooncake."""
 
     def change(tier: Manifest, _: Manifest) -> None:
         spec = tier["spec"]
         del spec["mooncake"]
         spec["hicache"] = {"l3": l3, "hostMemoryGiBPerNode": 800} if l3 else {"ratio": 2, "writePolicy": "WriteBack"}
-        spec |= nixl
+        spec |= block
 
     return change
 
@@ -69,14 +69,17 @@ def wired(change: Change | None, *words: str) -> Change:
     return both
 
 
+# The distributed one's engines have the same line; what differs are variables.
 AIBRIX = "aibrix-offloading"
+BEHIND_SGLANG = "HiCache and AIBrix"
 # Its vLLMs are between the oldest and the newest: of what is here, the nearest reads what each is told.
 AIBRIX_IMAGES = {"aibrix/vllm-openai-aibrix-kvcache:v0.10.2": VLLM_OLDEST, "team/vllm-openai:v0.21.0": VLLM}
 CLAIM = {"backend": "File", "file": {"claimName": "kv", "sizePerRank": "100Gi"}}
-NIXL = {"storage": {"cpuTierGiBPerNode": 64, "fs": {"hostPath": {"path": "/mnt/nvme"}, "sizePerNode": "1Ti"}}}
+FILES = {"hostPath": {"path": "/mnt/nvme"}, "sizePerNode": "1Ti"}
+NIXL = {"storage": {"cpuTierGiBPerNode": 64, "fs": FILES}}
 # What a tier may be beside the examples, and what an engine may be in it: the example, and what is changed of both.
 VARIATIONS: dict[str, tuple[str, Change | None]] = {
-    **{name: (name, None) for name in examples.names() if name != AIBRIX},
+    **{name: (name, None) for name in examples.names() if not name.startswith("aibrix")},
     "Mooncake over TCP": ("mooncake", over_tcp),
     "Mooncake behind SGLang over TCP": ("sglang-mooncake", over_tcp),
     "Nixl in files": ("nixl-storage", in_files),
@@ -123,6 +126,11 @@ def lines() -> dict[tuple[str, str], list[str]]:
             same = parser.startswith("sglang") == (example in ("sglang-mooncake", "hicache-mooncake"))
             if same and (line := rendered(example, change, image)):
                 found[name, parser] = line
+    # SGLang's own images do not hold AIBrix.
+    for parser in (SGLANG_OLDEST, SGLANG):
+        image = f"team/{parser.replace('-', ':v')}"
+        behind = behind_hicache({"backend": "AIBrix"}, aibrix={"offloading": {"l2": {"shfs": FILES}}})
+        found[BEHIND_SGLANG, parser] = rendered("hicache-mooncake", behind, image) or []
     for name, (example, change) in BESIDE.items():
         line = rendered(example, change, "vllm/vllm-openai:v0.33.0")
         assert line, name
@@ -201,7 +209,7 @@ def written(line: Line) -> dict[str, str]:
 def test_each_parser_reads_renders() -> None:
     """Lest an image that is no longer attached leaves its parser without a line."""
     assert {parser for _, parser in LINES} == set(IMAGES.values())
-    assert {name for name, _ in LINES} == {*VARIATIONS, *BESIDE}
+    assert {name for name, _ in LINES} == {*VARIATIONS, *BESIDE, BEHIND_SGLANG}
 
 
 @pytest.mark.parametrize(("name", "parser"), [key for key in LINES if key[1].startswith("vllm")])

@@ -13,7 +13,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError
 
 from tests.conformance import cases, runner
 from tests.conformance.conftest import Make, need
-from tests.conformance.machine import ENGINE, LMCACHE, VALKEY, Machine, Running
+from tests.conformance.machine import ENGINE, LMCACHE, VALKEY, Machine, Running, wait_until
 from tests.conformance.pods import Manifest, process
 
 PORT = 6379
@@ -134,3 +134,51 @@ def test_an_agent_signs_in_as_the_drawn_user(valkey: Server) -> None:
     assert after["calls"] > before["calls"]
     assert (after["failed_calls"], after["rejected_calls"]) == (0, 0)
     assert agent.terminate(30) == 0
+
+
+# --- AIBrix's list of members -------------------------------------------------------------------------------------
+
+KEY = "kvcache_nodes"
+
+
+@pytest.fixture(scope="module")
+def members(run: Make, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    need("redis-server")
+    machine = run(cases.changed("aibrix-distributed"), {VALKEY: 1})
+    address = machine.address(VALKEY)
+    cli = tmp_path_factory.mktemp("bin") / "cli"
+    cli.write_text(f'#!/bin/sh\nexec redis-cli -h {address} "$@"\n')
+    cli.chmod(0o755)
+    machine.places |= {"valkey-server": "redis-server", "valkey-cli": str(cli), "bind * -::*": f"bind {address}"}
+    server = Server(machine, machine.start(VALKEY))
+    wait_until(lambda: server.running.passes("startupProbe"), 20, lambda: server.running.log)
+    yield server
+    machine.close()
+
+
+def test_it_is_ready_once_the_watcher_has_written_and_engines_read_it(members: Server) -> None:
+    (data,) = [m["data"] for m in members.machine.manifests if m["kind"] == "Secret"]
+    secret = {key: base64.b64decode(value).decode() for key, value in data.items()}
+    address = members.running.pod.address
+    assert members.running.passes("livenessProbe")
+    assert not members.running.passes("readinessProbe")
+    # The watcher says no name, and writes in a transaction.
+    watcher = Redis(address, PORT, password=secret["password"])
+    assert watcher.get(KEY) is None
+    with watcher.pipeline(transaction=True) as pipe:
+        assert pipe.set(KEY, "{}").execute() == [True]
+    assert members.running.passes("readinessProbe")
+    host, _ = secret["redis-url"].rsplit("@", 1)[1].rsplit(":", 1)
+    engine = Redis.from_url(secret["redis-url"].replace(host, address))
+    assert engine.ping()
+    assert engine.get(KEY) == b"{}"
+    for user, commands in {
+        engine: (["SET", KEY, "x"], ["DEL", KEY], ["GET", "other"], ["KEYS", "*"], ["INFO"]),
+        watcher: (["DEL", KEY], ["SET", "other", "x"], ["KEYS", "*"], ["FLUSHALL"], ["CONFIG", "GET", "*"]),
+        Redis(address, PORT, username="probe", password="any"): (["GET", KEY], ["SET", KEY, "x"], ["INFO"]),
+    }.items():
+        for command in commands:
+            with pytest.raises(NoPermissionError):
+                user.execute_command(*command)
+    with pytest.raises(AuthenticationError):
+        Redis(address, PORT).ping()
