@@ -28,11 +28,15 @@ REMOTE_NOT_ATTACHED = "RemoteNotAttached"
 ROLE_UNUSED = "RoleUnused"
 MEMORY_SHORT = "EngineMemoryShort"
 NICS_NOT_ALIGNED = "NICsNotAligned"
+CLIENT_UNVERIFIED = "StoreClientUnverified"
 
 WARNINGS = (
     *(TIER_UNUSED, IMAGE_UNVERIFIED, USER_OVERRIDES, MULTIPROCESS_FORCED, REMOTE_NOT_ATTACHED, ROLE_UNUSED),
-    *(MEMORY_SHORT, NICS_NOT_ALIGNED),
+    *(MEMORY_SHORT, NICS_NOT_ALIGNED, CLIENT_UNVERIFIED),
 )
+
+# Variables by which stores tell models from each other.
+_KEEP_APART = ("PYTHONHASHSEED", "AIBRIX_KV_CACHE_OL_L2_CACHE_NAMESPACE", "AIBRIX_LLM_KV_CACHE_KV_CACHE_NS")
 
 # An engine's name behind "patch-hash." in an annotation's.
 _LONGEST_OF = 52
@@ -169,11 +173,8 @@ def _overrides(patch: EnginePatch, overridden: list[str]) -> Condition | None:
     """Say which of the tier's variables the user has set, and what is then up to the user; None for none."""
     if not overridden:
         return None
-    seed = (
-        " Sharing, and keeping models apart, is now up to PYTHONHASHSEED as set."
-        if "PYTHONHASHSEED" in overridden
-        else ""
-    )
+    apart = next((name for name in overridden if name in _KEEP_APART), "")
+    seed = f" Sharing, and keeping models apart, is now up to {apart} as set." if apart else ""
     noticed = [f" {n.message}." for n in patch.notices if n.type == USER_OVERRIDES]
     message = f"engine.env sets {', '.join(overridden)}, which the tier would set otherwise; yours stays.{seed}"
     return Condition(TRUE, "UserEnv", message + "".join(noticed), warn=True)

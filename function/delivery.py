@@ -22,7 +22,13 @@ _UNKNOWN_KINDS = {
     "ResourceClaimTemplate": "it needs Kubernetes 1.34 or newer; before, set spec.rdma.extendedResource instead of dra",
     "PodMonitor": "it needs prometheus-operator's CRDs; without them remove spec.monitoring",
     "PrometheusRule": "it needs prometheus-operator's CRDs; without them remove spec.monitoring",
+    "KVCache": "it needs AIBrix on the cluster, its CRDs and its controller",
 }
+
+
+# What the provider does with a part that somebody else makes, and what it says while nobody has.
+_LOOK = ["Observe"]
+_ABSENT = "external resource does not exist"
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Delivered:
 
     `kind` is its manifest's. `observed`: its Object exists. `synced`: the last apply went through. `current`: the
     cluster holds what we want. `ready`: all of these, and the provider says Ready. `remote`: the manifest as last seen.
+    `missing` says that somebody else should have made it, and has not.
     """
 
     name: str
@@ -40,6 +47,7 @@ class Delivered:
     current: bool = False
     ready: bool = False
     message: str = ""
+    missing: str = ""
     remote: structpb.Struct | None = None
 
 
@@ -102,10 +110,13 @@ class Delivery:
         """
         key = _key(part.name, cluster)
         observed = self._observed.get(key)
-        digest = self._hashes[part.name] = _hash(part)
-        metadata = part.manifest["metadata"]
-        annotations = {**metadata.get("annotations", {}), kube.ANNOTATION_HASH: digest}
-        manifest = {**part.manifest, "metadata": {**metadata, "annotations": annotations}}
+        self._hashes[part.name] = _hash(part)
+        digest, manifest = part.version, part.manifest
+        if not part.maker:
+            digest = self._hashes[part.name]
+            metadata = part.manifest["metadata"]
+            annotations = {**metadata.get("annotations", {}), kube.ANNOTATION_HASH: digest}
+            manifest = {**part.manifest, "metadata": {**metadata, "annotations": annotations}}
         readiness = {"policy": "DeriveFromCelQuery", "celQuery": part.ready} if part.ready else {}
         desired = {
             "apiVersion": API_VERSION,
@@ -123,6 +134,7 @@ class Delivery:
                     },
                     # Status follows the cluster's instead of the provider's poll of ten minutes.
                     "watch": True if part.ready else None,
+                    "managementPolicies": _LOOK if part.maker else [],
                     "readiness": readiness,
                     "forProvider": {"manifest": manifest},
                 }
@@ -131,7 +143,7 @@ class Delivery:
         target = self._rsp.desired.resources[key]
         target.Clear()
         resource.update(target, desired)
-        return self._report(part.name, key, observed, digest)
+        return self._report(part.name, key, observed, digest, part.maker)
 
     def keep(self, part: str, cluster: str) -> Delivered:
         """Desire a part as it is observed; nothing where it is not."""
@@ -162,6 +174,9 @@ class Delivery:
             value = kube.at(observed, "spec", field)
             if value is not None and not (field == "watch" and not value.bool_value):
                 spec.fields[field].CopyFrom(value)
+        # Without it the provider would take what others have made for its own.
+        if _looked_at(observed):
+            spec.get_or_create_list("managementPolicies").extend(_LOOK)
         # A default that the API server wrote, where we wrote none.
         if "readiness" in spec.fields and not kube.text(spec, "readiness", "celQuery"):
             del spec.fields["readiness"]
@@ -170,22 +185,42 @@ class Delivery:
         target.resource.CopyFrom(desired)
         return self._report(part, key, observed, _wanted_hash(observed))
 
-    def _report(self, part: str, key: str, observed: structpb.Struct | None, digest: str) -> Delivered:
+    def _report(self, part: str, key: str, observed: structpb.Struct | None, digest: str, maker: str = "") -> Delivered:
         kind = kube.text(self._rsp.desired.resources[key].resource, "spec", "forProvider", "manifest", "kind")
         if observed is None:
             found = Delivered(part, kind)
         else:
             status, reason, message = kube.condition(observed, "Synced")
             remote = kube.sub(observed, "status", "atProvider", "manifest")
-            current = kube.text(remote, "metadata", "annotations", kube.ANNOTATION_HASH) == digest
+            if _looked_at(observed):
+                held = kube.text(remote, "spec", "template", "metadata", "annotations", kube.ANNOTATION_CONFIG)
+                current = remote is not None and digest in ("", held)
+            else:
+                current = kube.text(remote, "metadata", "annotations", kube.ANNOTATION_HASH) == digest
             current = current and _settled(remote)
-            synced = status == "True"
+            synced, missing = status == "True", ""
             ready = synced and current and kube.condition(observed, "Ready")[0] == "True"
             failed = f"{kube.text(observed, 'metadata', 'name')}: {message or reason}" if status == "False" else ""
             if f'no matches for kind "{kind}"' in message and kind in _UNKNOWN_KINDS:
                 failed += f"; {_UNKNOWN_KINDS[kind]}"
+            if _looked_at(observed) and _ABSENT in message:
+                # The cluster has answered, and takes what is sent.
+                name = kube.text(observed, "spec", "forProvider", "manifest", "metadata", "name")
+                who = maker or "Whoever makes it"
+                missing = (
+                    f"{who} has not made {kind} {name} yet; where this stays so, look whether it runs on the cluster"
+                )
+                synced, failed, current, remote = True, "", False, None
             found = Delivered(
-                part, kind, observed=True, synced=synced, current=current, ready=ready, message=failed, remote=remote
+                part,
+                kind,
+                observed=True,
+                synced=synced,
+                current=current,
+                ready=ready,
+                message=failed,
+                missing=missing,
+                remote=remote,
             )
         if found.ready:
             self._rsp.desired.resources[key].ready = fnv1.READY_TRUE
@@ -198,6 +233,12 @@ def _ours(observed: structpb.Struct) -> bool:
     if kube.text(observed, "kind") != KIND:
         return False
     return bool(kube.text(observed, "metadata", "annotations", kube.ANNOTATION_CLUSTER)) or kube.managed(observed)
+
+
+def _looked_at(observed: structpb.Struct) -> bool:
+    """Whether an Object only looks at what somebody else makes."""
+    policies = kube.at(observed, "spec", "managementPolicies")
+    return policies is not None and [v.string_value for v in policies.list_value.values] == _LOOK
 
 
 def _hash(part: Part) -> str:

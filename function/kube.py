@@ -14,6 +14,8 @@ LABEL_TIER = f"{DOMAIN}/tier"
 ANNOTATION_CLUSTER = f"{DOMAIN}/cluster"
 ANNOTATION_PATCH = f"{DOMAIN}/patch"
 ANNOTATION_HASH = f"{DOMAIN}/hash"
+# In a pod template: what restarts its pods though nothing else of it changes, or tells whether others took it.
+ANNOTATION_CONFIG = f"{DOMAIN}/config-hash"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "function-kv-offload"}
 
 SYSTEM_NAMESPACE = "modelplane-system"

@@ -77,7 +77,8 @@ def parts(tier: Tier, plan: Plan) -> list[Part]:
 def _scraped(plan: Plan) -> Iterator[tuple[str, str]]:
     """Find the workloads with metrics: component, and the container that answers."""
     for part in plan.parts:
-        if part.manifest["kind"] not in ("DaemonSet", "Deployment", "StatefulSet"):
+        # Of what others make nothing is known but that it is there.
+        if part.maker or part.manifest["kind"] not in ("DaemonSet", "Deployment", "StatefulSet"):
             continue
         spec = part.manifest["spec"]
         for container in spec["template"]["spec"]["containers"]:
@@ -210,7 +211,8 @@ def _workload_alerts(plan: Plan) -> Iterator[Alert]:
                 rolling = f"changes(kube_daemonset_status_updated_number_scheduled{of}[15m])"
                 expr = f"kube_daemonset_status_number_unavailable{of} > 0 and {rolling} == 0"
                 yield Alert("KVOffloadAgentDown", expr, "An agent is away, and with it what it does for its node")
-            case "Deployment":
+            # Those of others wait for engines.
+            case "Deployment" if not part.maker:
                 expr = f"kube_deployment_status_replicas_unavailable{of} > 0"
                 yield Alert("KVOffloadControlPlaneDown", expr, f"A pod of Deployment {metadata['name']} is away")
             case "StatefulSet":

@@ -52,7 +52,7 @@ def refusal(tier: Tier, site: Site, engine: Engine) -> Refusal | None:
 def port_taken(tier: Tier, engine: Engine) -> Refusal | None:
     """Say that an engine on the host network would listen where the agent of its node does."""
     rdma = tier.spec.rdma
-    if rdma is None or rdma.host_network is None:
+    if rdma is None or rdma.host_network is None or not rdma.agents.count:
         return None
     first, port = rdma.host_network.first_port, pod.port(engine.kind, engine.line)
     if port not in range(first, first + HOST_PORTS):
@@ -138,14 +138,24 @@ def _class(tier: Tier) -> str:
     return rdma.dra.device_class_name if rdma and rdma.dra else ""
 
 
+def _apart(tier: Tier) -> bool:
+    """Whether what agents are to other tiers are servers that need not share a node with engines."""
+    return tier.spec.aibrix is not None
+
+
 def _needs(tier: Tier) -> int:
     rdma = tier.spec.rdma
-    return rdma.agents.count + rdma.engines.count if rdma else 0
+    if rdma is None:
+        return 0
+    counts = (rdma.agents.count, rdma.engines.count)
+    return max(counts) if _apart(tier) else sum(counts)
 
 
 def _sum(tier: Tier) -> str:
     assert tier.spec.rdma
-    return f"rdma.agents.count (is {tier.spec.rdma.agents.count}) and engines.count (is {tier.spec.rdma.engines.count})"
+    either = "or" if _apart(tier) else "and"
+    rdma = tier.spec.rdma
+    return f"rdma.agents.count (is {rdma.agents.count}) {either} engines.count (is {rdma.engines.count})"
 
 
 def _has(tier: Tier, site: Site, pool: str) -> int | None:

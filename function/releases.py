@@ -20,6 +20,9 @@ class Release:
     valkey_image: str
     exporter_image: str
     shell_image: str
+    infinistore_image: str
+    vineyard_image: str
+    watcher_image: str
 
 
 _RELEASES = (
@@ -33,6 +36,9 @@ _RELEASES = (
         valkey_image="valkey/valkey:9.1.4",
         exporter_image="oliver006/redis_exporter:v1.88.0",
         shell_image="busybox:1.37.0",
+        infinistore_image="aibrix-cn-beijing.cr.volces.com/aibrix/infinistore:v0.2.42-20250506",
+        vineyard_image="aibrix/vineyardd:20241120",
+        watcher_image="aibrix-cn-beijing.cr.volces.com/aibrix/kvcache-watcher:v0.3.0",
     ),
 )
 

@@ -43,8 +43,9 @@ class Rendered:
 
     @property
     def manifests(self) -> list[Manifest]:
-        """What would be on the inference cluster."""
-        return [o["spec"]["forProvider"]["manifest"] for o in self.composed.values() if o["kind"] == "Object"]
+        """What would be put on the inference cluster; what others make there is none of it."""
+        put = [o["spec"] for o in self.composed.values() if o["kind"] == "Object"]
+        return [spec["forProvider"]["manifest"] for spec in put if spec.get("managementPolicies") != ["Observe"]]
 
     def condition(self, type_: str) -> dict[str, str]:
         """Find a condition by its type; KeyError where the composite has none of it."""

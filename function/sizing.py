@@ -18,6 +18,7 @@ UNITS = {
     "max_local_disk_size": GIB,
     "--hicache-size": 1000**3,
     "AIBRIX_KV_CACHE_OL_L1_CACHE_CAPACITY_GB": GIB,
+    "VINEYARD_CACHE_CPU_MEM_LIMIT_GB": GIB,
 }
 
 # Of a disk's nominal size, what LMCache may fill: file systems keep some for themselves.

@@ -45,6 +45,7 @@ HOST_NETWORK = "HostNetworkUnprotected"
 KEYS_NOT_DURABLE = "KeysNotDurable"
 ETCD_FILLS_UP = "EtcdFillsUp"
 INSUFFICIENT_NICS = "InsufficientNICs"
+LEGACY = "LegacyBackend"
 
 _STATES = (
     ACCEPTED,
@@ -55,7 +56,7 @@ _STATES = (
     AGENTS_READY,
     ROLLED_OUT,
 )
-_WARNINGS = (HOST_NETWORK, KEYS_NOT_DURABLE, ETCD_FILLS_UP, INSUFFICIENT_NICS)
+_WARNINGS = (HOST_NETWORK, KEYS_NOT_DURABLE, ETCD_FILLS_UP, INSUFFICIENT_NICS, LEGACY)
 VOCABULARY: Mapping[str, Condition] = {
     **dict.fromkeys(_STATES, Condition(UNKNOWN, "Waiting", "Not known before the conditions above are True")),
     **dict.fromkeys(_WARNINGS, Condition(FALSE, "Nothing", "Nothing to warn of")),
@@ -78,7 +79,8 @@ def read(struct: structpb.Struct) -> Tier:
     name = kube.text(struct, "metadata", "name")
     if spec.l3_ref and spec.l3_ref == name:
         raise api.Invalid(
-            f"spec.hicache.l3.tierRef.name (is {name!r}) names this very tier: name one of backend Mooncake or Nixl"
+            f"spec.hicache.l3.tierRef.name (is {name!r}) names this very tier: name one of backend Mooncake, Nixl or "
+            "AIBrix"
         )
     latched = kube.text(struct, "status", "release")
     if latched and not spec.release and latched not in releases.RELEASES:
@@ -176,10 +178,11 @@ def _get(found: resolve.Found, wanted: resolve.Reference, what: str, fix: str = 
 def _mismatch(tier: Tier, behind: Tier) -> tuple[str, str] | None:
     """Say why a tier can never stand behind another one, as reason and message; None where it can."""
     cluster, namespace = tier.spec.inference_cluster_ref.name, tier.spec.target_namespace
-    if behind.spec.nixl and behind.spec.nixl.p2p:
-        return "L3NotSupported", "has nixl.p2p, which stores nothing"
+    if behind.spec.storeless:
+        return "L3NotSupported", f"has {behind.spec.storeless}, which stores nothing for it"
     if behind.spec.backend not in STORING:
-        allowed = " or ".join(STORING)
+        *most, last = STORING
+        allowed = f"{', '.join(most)} or {last}"
         return "L3NotSupported", f"is of backend {behind.spec.backend}, and behind HiCache stands {allowed}"
     if behind.spec.inference_cluster_ref.name != cluster:
         there = behind.spec.inference_cluster_ref.name
@@ -425,7 +428,7 @@ class Composer:
     def members(self, workload: Delivered) -> tuple[int, int]:
         """How many pods of a workload of the control plane are ready, and how many there should be."""
         planned = self.plan.part(workload.name) if self.plan else None
-        wanted = planned.manifest["spec"]["replicas"] if planned else 0
+        wanted = planned.manifest.get("spec", {}).get("replicas", 0) if planned else 0
         remote = workload.remote
         return kube.integer(remote, "status", "readyReplicas"), wanted or kube.integer(remote, "spec", "replicas")
 
@@ -435,9 +438,16 @@ class Composer:
         if not members:
             self.conditions.set(CONTROL_PLANE_READY, TRUE, "NotNeeded", "This backend needs no control plane")
             return
-        counts = ", ".join(f"{d.name} {'{}/{}'.format(*self.members(d))}" for d in members)
-        if all(d.ready for d in members):
+        # Nobody has said yet how many there are of what others make.
+        counted = [d for d in members if any(self.members(d))]
+        counts = ", ".join(f"{d.name} {'{}/{}'.format(*self.members(d))}" for d in counted)
+        if missing := next((d.missing for d in members if d.missing), ""):
+            self.conditions.set(CONTROL_PLANE_READY, FALSE, "NotMade", missing)
+        elif all(d.ready and _all_ready(self.members(d)) for d in members):
             self.conditions.set(CONTROL_PLANE_READY, TRUE, "Ready", counts)
+        elif all(d.ready for d in members):
+            message = f"{counts}; the others start beside engines"
+            self.conditions.set(CONTROL_PLANE_READY, TRUE, "WaitsForEngines", message)
         elif any(kube.sub(d.remote, "status") is None for d in members):
             self.conditions.set(CONTROL_PLANE_READY, FALSE, "Creating", f"Not all have reported yet: {counts}")
         else:

@@ -80,10 +80,11 @@ def service_account(tier: Tier) -> Part:
     return Part("service-account", manifest)
 
 
-def service(tier: Tier, component: str, ports: Mapping[str, int], *, headless: bool = False) -> Part:
+def service(tier: Tier, component: str, ports: Mapping[str, int], *, headless: bool = False, name: str = "") -> Part:
     """Plan the Service of a component of the control plane, `ports` by the containers' port names.
 
-    A headless one also names pods that are not ready: members of a cluster have to find each other first.
+    A headless one also names pods that are not ready: members of a cluster have to find each other first. Without a
+    `name` it has the component's.
     """
     spec: kube.Manifest = {
         "selector": tier.selector(component),
@@ -91,8 +92,9 @@ def service(tier: Tier, component: str, ports: Mapping[str, int], *, headless: b
     }
     if headless:
         spec |= {"clusterIP": "None", "publishNotReadyAddresses": True}
-    metadata = tier.metadata(component, component)
-    return Part(f"{component}-service", {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
+    name = name or component
+    metadata = tier.metadata(component, name)
+    return Part(f"{name}-service", {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
 
 
 def network_policy(tier: Tier, component: str, rules: Sequence[kube.Manifest], name: str = "") -> Part:

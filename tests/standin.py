@@ -10,6 +10,7 @@ from typing import Any
 
 from function.kube import Manifest
 from function.render import Rendered
+from tests import aibrix
 
 _KEY = "crossplane.io/composition-resource-name"
 
@@ -23,6 +24,7 @@ def observe(
     updated: int | None = None,
     surge: int = 0,
     reachable: bool = True,
+    controller: bool = True,
 ) -> list[Manifest]:
     """Observe what was desired.
 
@@ -34,17 +36,26 @@ def observe(
         updated: Pods of each workload that run the newest revision; all by default.
         surge: Pods of a new revision that are there beside a Deployment's old ones, and not ready.
         reachable: Whether the provider reaches the cluster.
+        controller: Whether AIBrix's controller runs there, and makes what a KVCache asks for.
 
     Returns:
         The Objects, and other composed resources, as the function would observe them.
     """
     known = {manifest["metadata"]["annotations"][_KEY]: manifest for manifest in before}
+    caches = _caches(rendered) if controller else {}
     return [
-        _object(manifest, known.get(key), nodes, ready, updated, surge, reachable)
+        _object(manifest, known.get(key), nodes, ready, updated, surge, reachable, caches)
         if manifest["kind"] == "Object"
         else copy.deepcopy(manifest)
         for key, manifest in rendered.composed.items()
     ]
+
+
+def _caches(rendered: Rendered) -> dict[str, Manifest]:
+    """The workloads that AIBrix's controller makes, by name."""
+    objects = [o["spec"]["forProvider"]["manifest"] for o in rendered.composed.values() if o["kind"] == "Object"]
+    made = [m for cache in objects if cache["kind"] == "KVCache" for m in aibrix.made(cache)]
+    return {m["metadata"]["name"]: m for m in made if m["kind"] in {"Deployment", "StatefulSet"}}
 
 
 def _object(  # noqa: PLR0917
@@ -55,6 +66,7 @@ def _object(  # noqa: PLR0917
     updated: int | None,
     surge: int,
     reachable: bool,
+    caches: dict[str, Manifest],
 ) -> Manifest:
     observed = copy.deepcopy(desired)
     # The API server's defaults.
@@ -71,6 +83,12 @@ def _object(  # noqa: PLR0917
         kept = [c for c in status.get("conditions", []) if c["type"] == "Ready"]
         return {**observed, "status": {**status, "conditions": [*kept, synced]}}
     remote = copy.deepcopy(desired["spec"]["forProvider"]["manifest"])
+    if observed["spec"]["managementPolicies"] == ["Observe"]:
+        made = caches.get(remote["metadata"]["name"])
+        if made is None:
+            absent = _condition("Synced", "False", "ReconcileError", "external resource does not exist")
+            return {**observed, "status": {"conditions": [absent]}}
+        remote = copy.deepcopy(made)
     generation = _generation(remote, before)
     remote["metadata"]["generation"] = generation
     healthy = True

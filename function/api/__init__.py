@@ -1,5 +1,6 @@
 """Typed views of what users write: lean models whose defaults equal the XRDs' and whose errors become conditions."""
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
@@ -66,6 +67,14 @@ def _disk(text: str) -> str:
     return text
 
 
+def _address(text: str) -> str:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError("must be an IPv4 or IPv6 address, since AIBrix looks up no names") from None
+    return text
+
+
 def _number(value: object) -> object:
     # A request's numbers are floats, so pydantic's strict mode is no way; a text is no number, though.
     if isinstance(value, str | bool):
@@ -93,6 +102,7 @@ Members = Annotated[Literal[1, 3], BeforeValidator(_number)]
 Bool = Annotated[bool, Strict()]
 Disk = Annotated[str, AfterValidator(_disk)]
 Memory = Disk
+Address = Annotated[str, AfterValidator(_address)]
 Amount = Annotated[str, BeforeValidator(_amount)]
 Name = Annotated[str, Field(min_length=1, max_length=253)]
 ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=OBJECT)]

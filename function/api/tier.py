@@ -17,6 +17,7 @@ from function.api import (
     PATH,
     REGION,
     RESOURCE,
+    Address,
     Bool,
     Disk,
     Int,
@@ -103,7 +104,8 @@ class HostPath(Model):
 def _exactly_one(**given: object) -> None:
     """Refuse a union of which not exactly one member is set; `given` are its members by their names in the API."""
     if sum(value is not None for value in given.values()) != 1:
-        raise ValueError(f"set exactly one of {' and '.join(given)}")
+        *most, last = given
+        raise ValueError(f"set exactly one of {', '.join(most)} and {last}")
 
 
 class DiskTier(Model):
@@ -207,7 +209,7 @@ class EtcdProvision(Model):
         if self.ephemeral and self.replicas != 1:
             raise ValueError(
                 "an ephemeral etcd has one member, since of three each one that is replaced would have to be repaired "
-                "by hand: set provision.replicas to 1, or ephemeral to false"
+                "by hand: set replicas to 1, or ephemeral to false"
             )
         if self.ephemeral and self.volume:
             raise ValueError("ephemeral members have no volume; set one of them")
@@ -344,7 +346,7 @@ def _behind_hicache(backend: object) -> object:
 class L3(Model):
     """What stands behind HiCache's host memory: a backend of this same tier, a claim, or another tier."""
 
-    backend: Annotated[Literal["Mooncake", "Nixl", "File"], BeforeValidator(_behind_hicache)] | None = None
+    backend: Annotated[Literal["Mooncake", "Nixl", "AIBrix", "File"], BeforeValidator(_behind_hicache)] | None = None
     tier_ref: Ref | None = None
     file: FileL3 | None = None
 
@@ -370,7 +372,133 @@ class HiCache(Model):
         return self
 
 
-class Offloading(Model):
+class SecretKeyRef(Model):
+    """One key of a Secret in the tier's namespace."""
+
+    name: ObjectName
+    key: Key = "password"
+
+
+class MetadataProvision(Model):
+    """A Valkey that the tier runs itself. `memory` is its pod's."""
+
+    memory: Memory = "1Gi"
+
+
+class MetadataRedis(Model):
+    """A Redis or Valkey: one that is there already, by its host, or one that the tier provisions."""
+
+    host: str | None = Field(None, min_length=1, max_length=253, pattern=HOST)
+    port: Int = Field(6379, ge=1, le=65535)
+    secret_ref: SecretKeyRef | None = None
+    provision: MetadataProvision | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        _exactly_one(host=self.host, provision=self.provision)
+        given = self.model_fields_set & {"port", "secret_ref"}
+        if self.provision and given and self != MetadataRedis(provision=self.provision):
+            raise ValueError("port and secretRef go with host; a provisioned Valkey has its own")
+        return self
+
+
+class Metadata(Model):
+    """Where a store's members are written down for its clients."""
+
+    redis: MetadataRedis = MetadataRedis(provision=MetadataProvision())
+
+
+Transport = Literal["RDMA", "TCP"]
+LinkType = Literal["Ethernet", "InfiniBand"]
+
+
+class InfiniStore(Model):
+    """InfiniStore's servers: one by its address, or members that are written down. `protocol` is the engines'."""
+
+    address: Address | None = None
+    port: Int = Field(12345, ge=1, le=65535)
+    metadata: Metadata | None = None
+    protocol: Transport = "RDMA"
+    link_type: LinkType = "Ethernet"
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        _exactly_one(address=self.address, metadata=self.metadata)
+        return self
+
+
+class HPKV(Model):
+    """HPKV's servers: one by its address, or members that are written down."""
+
+    address: Address | None = None
+    port: Int = Field(18512, ge=1, le=65535)
+    metadata: Metadata | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        _exactly_one(address=self.address, metadata=self.metadata)
+        return self
+
+
+class PrisKV(Model):
+    """A PrisKV server, and its password where it has one."""
+
+    address: Address
+    port: Int = Field(6379, ge=1, le=65535)
+    secret_ref: SecretKeyRef | None = None
+
+
+class EICSecretRef(Model):
+    """The Secret in the tier's namespace that holds EIC's own configuration file."""
+
+    name: ObjectName
+    key: Key = "eic.yaml"
+
+
+class EIC(Model):
+    """An EIC, as its own configuration file says where it is."""
+
+    secret_ref: EICSecretRef
+
+
+class RocksDB(Model):
+    """A RocksDB of each engine's pod, on a volume of its own; what is `ttlSeconds` old goes."""
+
+    size_per_pod: Disk
+    storage_class_name: ObjectName | None = None
+    ttl_seconds: Int = Field(600, ge=60, le=31536000)
+
+
+class L2(Model):
+    """What stands behind each rank's memory. `ingestion` is what goes there."""
+
+    ingestion: Literal["Hot", "All", "Evicted"] = "Hot"
+    infinistore: InfiniStore | None = None
+    hpkv: HPKV | None = None
+    priskv: PrisKV | None = None
+    eic: EIC | None = None
+    shfs: FileStore | None = None
+    rocksdb: RocksDB | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        stores = ("infinistore", "hpkv", "priskv", "eic", "shfs", "rocksdb")
+        _exactly_one(**{name: getattr(self, name) for name in stores})
+        return self
+
+    @property
+    def metadata(self) -> Metadata | None:
+        """Where members are written down; None for a store without members."""
+        members = self.infinistore or self.hpkv
+        return members.metadata if members else None
+
+    @property
+    def by_nics(self) -> bool:
+        """Whether engines reach it by RDMA."""
+        return bool(self.hpkv or self.priskv or self.eic or (self.infinistore and self.infinistore.protocol == "RDMA"))
+
+
+class OwnMemory(Model):
     """KV in each rank's own memory: a share of `cpuTierGiBPerNode`, or what the engine's own memory leaves.
 
     `engineGiBPerRank` is what each rank needs beside it, in GiB.
@@ -378,13 +506,78 @@ class Offloading(Model):
 
     cpu_tier_gib_per_node: Int | None = Field(None, alias="cpuTierGiBPerNode", ge=1, le=65536)
     engine_gib_per_rank: Int = Field(20, alias="engineGiBPerRank", ge=1, le=1024)
+
+
+class Offloading(OwnMemory):
+    """AIBrix's L1, and the L2 behind it where there is one."""
+
     eviction_policy: Literal["S3FIFO", "LRU", "FIFO"] = "S3FIFO"
+    l2: L2 | None = None
+
+
+class Servers(Model):
+    """The servers that AIBrix's controller runs: each holds `memoryGiBPerReplica`."""
+
+    replicas: Int = Field(1, ge=1, le=64)
+    memory_gib_per_replica: Int = Field(alias="memoryGiBPerReplica", ge=1, le=4096)
+
+
+class InfiniStoreServers(Servers):
+    """InfiniStore's servers, and where they are written down. `protocol` is the engines'."""
+
+    metadata: Metadata = Metadata()
+    protocol: Transport = "RDMA"
+    link_type: LinkType = "Ethernet"
+
+
+class Vineyard(Servers, OwnMemory):
+    """Vineyard's servers, which engines reach by a socket of their node, and the etcd between them."""
+
+    etcd: EtcdProvision = EtcdProvision()
+
+
+class Distributed(Model):
+    """A distributed KV cache that AIBrix's controller runs."""
+
+    infinistore: InfiniStoreServers | None = None
+    vineyard: Vineyard | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        _exactly_one(infinistore=self.infinistore, vineyard=self.vineyard)
+        return self
 
 
 class AIBrix(Model):
     """AIBrix's block."""
 
-    offloading: Offloading
+    offloading: Offloading | None = None
+    distributed: Distributed | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        _exactly_one(offloading=self.offloading, distributed=self.distributed)
+        return self
+
+    @property
+    def l2(self) -> L2 | None:
+        """The store that is there already; None for one that the tier runs, or none."""
+        return self.offloading.l2 if self.offloading else None
+
+    @property
+    def servers(self) -> InfiniStoreServers | None:
+        """The InfiniStore that the tier runs."""
+        return self.distributed.infinistore if self.distributed else None
+
+    @property
+    def vineyard(self) -> Vineyard | None:
+        """The Vineyard that the tier runs."""
+        return self.distributed.vineyard if self.distributed else None
+
+    @property
+    def metadata(self) -> Metadata | None:
+        """Where a store's members are written down."""
+        return self.servers.metadata if self.servers else self.l2.metadata if self.l2 else None
 
 
 class Selector(Model):
@@ -513,6 +706,9 @@ class Images(Model):
     valkey: str | None = Field(None, max_length=512, pattern=IMAGE)
     exporter: str | None = Field(None, max_length=512, pattern=IMAGE)
     shell: str | None = Field(None, max_length=512, pattern=IMAGE)
+    infinistore: str | None = Field(None, max_length=512, pattern=IMAGE)
+    vineyard: str | None = Field(None, max_length=512, pattern=IMAGE)
+    watcher: str | None = Field(None, max_length=512, pattern=IMAGE)
 
 
 def _number_or_percent(value: object) -> int | str:
@@ -572,6 +768,15 @@ class TierSpec(Model):
         l3 = self.hicache.l3 if self.hicache else None
         return l3.tier_ref.name if l3 and l3.tier_ref else None
 
+    @property
+    def storeless(self) -> str | None:
+        """What this tier has instead of a store that may stand behind another one; None where it has a store."""
+        if self.nixl and self.nixl.p2p:
+            return "nixl.p2p"
+        if self.aibrix and not (self.aibrix.l2 or self.aibrix.servers):
+            return "aibrix.distributed.vineyard" if self.aibrix.vineyard else "aibrix.offloading without l2"
+        return None
+
     @model_validator(mode="before")
     @classmethod
     def _blocks_of_backend(cls, spec: Any) -> Any:
@@ -595,25 +800,54 @@ class TierSpec(Model):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        by_nics = self.mooncake is not None and self.mooncake.protocol == "RDMA"
-        if self.rdma and not by_nics and not (self.nixl and self.nixl.p2p):
+        self._has_its_nics()
+        if self.hicache and self.aibrix and not (self.aibrix.l2 or self.aibrix.servers):
             raise ValueError(
-                "spec.rdma goes with mooncake.protocol RDMA or with nixl.p2p, since nothing else moves KV by it: "
-                "set the protocol, or remove rdma"
-            )
-        if self.rdma and self.nixl and self.nixl.p2p and (self.rdma.agents.count or not self.rdma.engines.count):
-            raise ValueError(
-                "spec.rdma with nixl.p2p needs engines.count of at least 1 and agents.count 0, since only engines move "
-                "KV and no agent runs"
-            )
-        if by_nics and not (self.rdma and self.rdma.agents.count and self.rdma.engines.count):
-            raise ValueError(
-                "mooncake.protocol RDMA needs spec.rdma, with agents.count and engines.count of at least 1, since a "
-                "NIC on one side only fails at transfer: set both, or mooncake.protocol to TCP"
+                "hicache.l3.backend AIBrix needs aibrix.offloading.l2 or aibrix.distributed.infinistore, since nothing "
+                "else of AIBrix's is a store for SGLang"
             )
         if self.hicache and self.nixl and not self.nixl.storage:
             raise ValueError("hicache.l3.backend Nixl needs nixl.storage, since nixl.p2p stores nothing")
         return self
+
+    def _has_its_nics(self) -> None:
+        """Refuse NICs that nothing uses, and what moves KV by NICs without any."""
+        rdma, mooncake, aibrix = self.rdma, self.mooncake, self.aibrix
+        by_mooncake = mooncake is not None and mooncake.protocol == "RDMA"
+        p2p = self.nixl is not None and self.nixl.p2p is not None
+        servers, l2 = (aibrix.servers, aibrix.l2) if aibrix else (None, None)
+        if rdma and not (by_mooncake or p2p or servers or (l2 and l2.by_nics)):
+            raise ValueError(
+                "spec.rdma goes with what moves KV by it, which is mooncake with protocol RDMA, nixl.p2p, and of "
+                "aibrix distributed.infinistore and an l2 other than shfs, rocksdb and infinistore with protocol TCP: "
+                "set one of these, or remove rdma"
+            )
+        if rdma and (p2p or l2) and (rdma.agents.count or not rdma.engines.count):
+            raise ValueError(
+                "spec.rdma with nixl.p2p or aibrix.offloading needs engines.count of at least 1 and agents.count 0, "
+                "since only engines move KV and no agent has a NIC"
+            )
+        if l2 and l2.by_nics and not rdma:
+            raise ValueError(
+                "aibrix.offloading.l2 is reached by RDMA, for which engines need NICs: set spec.rdma, or with "
+                "infinistore protocol to TCP"
+            )
+        if servers and not (
+            rdma
+            and rdma.agents.count
+            and bool(rdma.engines.count) == (servers.protocol == "RDMA")
+            and not rdma.host_network
+        ):
+            raise ValueError(
+                "aibrix.distributed.infinistore needs spec.rdma without hostNetwork, with agents.count of at least 1, "
+                "since its servers do not start without a NIC, and engines.count of at least 1 with protocol RDMA, and "
+                "0 with TCP"
+            )
+        if by_mooncake and not (rdma and rdma.agents.count and rdma.engines.count):
+            raise ValueError(
+                "mooncake.protocol RDMA needs spec.rdma, with agents.count and engines.count of at least 1, since a "
+                "NIC on one side only fails at transfer: set both, or mooncake.protocol to TCP"
+            )
 
     @field_validator("release")
     @classmethod

@@ -91,8 +91,9 @@ class Part:
     `name` is stable and unique within the composite. `ready` is a CEL query over `object`; empty: ready once created.
     `version` stands for a Secret's bytes in the part's hash, so that no hash of a secret is ever published.
     `annotations` go on the Object that carries the manifest, not on the manifest. `after` names a part without which a
-    change of this one would only take down what runs. `loses` ends the sentence that says what a
-    restart of it costs.
+    change of this one would only take down what runs. `loses` ends the sentence that says what a restart of it costs.
+    `maker` is who else makes it on the cluster: such a part is looked at, and never written nor deleted; its `version`
+    is the kube.ANNOTATION_CONFIG that its pod template should have.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Part:
     annotations: Mapping[str, str] = field(default_factory=dict)
     after: str = ""
     loses: str = ""
+    maker: str = ""
 
 
 @dataclass(frozen=True)

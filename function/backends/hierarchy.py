@@ -83,6 +83,8 @@ class _Keyed:
 _KEYED: Mapping[str, _Keyed] = {
     "mooncake": _Keyed(stages=table.SGLANG_POOL_STAGES, slices=table.SGLANG_POOL_SLICES),
     "nixl": _Keyed(stages=None, slices=None),
+    # It works with MLA models not at all, which arguments do not tell.
+    "aibrix": _Keyed(stages=table.SGLANG_AIBRIX, slices=None),
     "file": _Keyed(stages=table.SGLANG_FILE_STAGES, slices=table.SGLANG_FILE_SLICES),
 }
 

@@ -361,6 +361,14 @@ VLLM_AIBRIX_PATCHED = Row(
     source="aibrix v0.7.0: integration/vllm/patches, samples/kvcache/l1cache/vllm.yaml",
     probe="patched",
 )
+VLLM_VINEYARD = Row(
+    VLLM,
+    since=(0, 6, 1),
+    until=(0, 6, 2),
+    what="AIBrix's own image holds this vLLM, changed to speak to Vineyard",
+    source="aibrix v0.7.0: samples/kvcache/vineyard/deployment.yaml",
+    probe="patched",
+)
 VLLM_AIBRIX = Row(
     VLLM,
     since=(0, 14, 0),
@@ -473,6 +481,13 @@ SGLANG_FILE_SLICES = Row(
     what="names of the file backend's files tell slices of context parallelism",
     source="srt/mem_cache/hicache_storage.py",
     probe=Probe(f"{_MEM_CACHE}/hicache_storage.py", r"f\"_cp\{attn_cp_rank\}_"),
+)
+SGLANG_AIBRIX = Row(
+    SGLANG,
+    since=(0, 5, 5),
+    what="a store of AIBrix's, whose keys tell pipeline stages by their layers",
+    source="srt/mem_cache/storage/aibrix_kvcache/aibrix_kvcache_storage.py",
+    probe=Probe(f"{_MEM_CACHE}/storage/aibrix_kvcache/aibrix_kvcache_storage.py", r"for pipeline parallel"),
 )
 SGLANG_CGROUP = Row(
     SGLANG,
@@ -713,6 +728,14 @@ AIBRIX_CONNECTORS = Row(
     ),
 )
 
+AIBRIX_FILES = Row(
+    AIBRIX,
+    since=(0, 6, 0),
+    what="stores in files (SHFS) and in PrisKV by that name",
+    source="l2/connectors/connector.py",
+    probe=Probe("aibrix_kvcache/l2/connectors/connector.py", r'"SHFS"'),
+)
+
 # --- beside and between -------------------------------------------------------------------------------------------
 
 OLDEST_LMCACHE = (
@@ -839,6 +862,11 @@ IMAGES = (
         source="aibrix v0.7.0: integration/vllm/docker/README.md, samples/kvcache",
     ),
     Image(*(_VLLM_IMAGE, (0, 10, 2), (0, 34, 0), AIBRIX), holds=False, source=_VLLM_SOURCE),
+    Image(
+        *(_SGLANG_IMAGE, (0, 5, 5), (0, 5, 24), AIBRIX),
+        holds=False,
+        source="aibrix v0.7.0 makes images of its own from this one",
+    ),
     # The tag is LMCache's version.
     Image(
         *(_LMCACHE_IMAGE, (0, 5, 6), (0, 5, 7), MOONCAKE),

@@ -56,11 +56,15 @@ _EXPORTER = User("exporter", "resetkeys resetchannels -@all +info +ping", "expor
 
 @dataclass(frozen=True)
 class Use:
-    """What a store is for: who may do what in it, and the commands by which its pod is found alive, and ready."""
+    """What a store is for: who may do what in it, and the commands by which its pod is found alive, and ready.
+
+    `cpu` is what its pod asks for.
+    """
 
     users: Sequence[User]
     alive: Sequence[str] = ("valkey-cli", "-e", "ping")
     ready: Sequence[str] = ("valkey-cli", "-e", "ping")
+    cpu: str = "2"
 
     @property
     def version(self) -> str:
@@ -179,7 +183,7 @@ def _template(tier: Tier, use: Use, provision: Provision, version: str) -> kube.
         "image": tier.spec.images.valkey or tier.release.valkey_image,
         "command": ["valkey-server", f"{_CONFIG}/{_CONF}"],
         "ports": [{"name": COMPONENT, "containerPort": PORT}],
-        "resources": {"requests": {"cpu": "2", **memory}, "limits": memory},
+        "resources": {"requests": {"cpu": use.cpu, **memory}, "limits": memory},
         # It answers once it has read what it saved, which takes its time.
         "startupProbe": alive | {"failureThreshold": 720 if saved else 60},
         "readinessProbe": ready,
@@ -216,7 +220,7 @@ def _template(tier: Tier, use: Use, provision: Provision, version: str) -> kube.
         "labels": tier.selector(COMPONENT) | kube.MANAGED_BY,
         # It reads its files at start alone.
         "annotations": {
-            f"{kube.DOMAIN}/config-hash": kube.digest([_conf(provision), use.version, version])[:12],
+            kube.ANNOTATION_CONFIG: kube.digest([_conf(provision), use.version, version])[:12],
         },
     }
     return {"metadata": metadata, "spec": pod}

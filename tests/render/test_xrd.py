@@ -81,14 +81,38 @@ P2P = {"lmcache": GONE, "backend": "Nixl", "nixl.p2p": {}}
 HICACHE = {"lmcache": GONE, "backend": "HiCache", "hicache.hostMemoryGiBPerNode": 64}
 AIBRIX: Changes = {"lmcache": GONE, "backend": "AIBrix", "aibrix": {"offloading": {}}}
 L1 = "aibrix.offloading"
+L2 = f"{L1}.l2"
+FOR_ENGINES = {**NICS, "rdma.agents.count": 0}
+ADDRESS = {"address": "10.0.0.7"}
+INFINISTORE = {**AIBRIX, **FOR_ENGINES, f"{L2}.infinistore": ADDRESS}
+OVER_TCP = {**AIBRIX, f"{L2}.infinistore": {**ADDRESS, "protocol": "TCP"}}
+HPKV = {**AIBRIX, **FOR_ENGINES, f"{L2}.hpkv": ADDRESS}
+PRISKV = {**AIBRIX, **FOR_ENGINES, f"{L2}.priskv": ADDRESS}
+EIC = {**AIBRIX, **FOR_ENGINES, f"{L2}.eic.secretRef.name": "eic"}
+SHFS = {**AIBRIX, f"{L2}.shfs": FILES}
+ROCKSDB = {**AIBRIX, f"{L2}.rocksdb.sizePerPod": "500Gi"}
+SERVERS = {**AIBRIX, **NICS, "aibrix": {"distributed": {"infinistore": {"memoryGiBPerReplica": 400}}}}
+VINEYARD: Changes = {**AIBRIX, "aibrix": {"distributed": {"vineyard": {"memoryGiBPerReplica": 400}}}}
+RUN, LEGACY = "aibrix.distributed.infinistore", "aibrix.distributed.vineyard"
+# What writes its members down, by the name that messages have for it.
+WRITTEN: Mapping[str, Changes] = {
+    "l2.infinistore": {**AIBRIX, **FOR_ENGINES, f"{L2}.infinistore.metadata": {}},
+    "l2.hpkv": {**AIBRIX, **FOR_ENGINES, f"{L2}.hpkv.metadata": {}},
+    "distributed.infinistore": SERVERS,
+}
+WHERE = {"l2.infinistore": f"{L2}.infinistore", "l2.hpkv": f"{L2}.hpkv", "distributed.infinistore": RUN}
+MEMBERS_IN = {name: (WRITTEN[name], f"{path}.metadata.redis") for name, path in WHERE.items()}
 L3 = "hicache.l3"
 BEHIND = {**HICACHE, f"{L3}.tierRef.name": "y"}
 SHARED = {**HICACHE, f"{L3}.backend": "File", f"{L3}.file": {"claimName": "kv", "sizePerRank": "500Gi"}}
 OVER_MOONCAKE = {**HICACHE, f"{L3}.backend": "Mooncake", "mooncake": {"segmentGiBPerNode": 64, "protocol": "TCP"}}
 OVER_NIXL = {**HICACHE, f"{L3}.backend": "Nixl", f"{STORAGE}.cpuTierGiBPerNode": 64, f"{STORAGE}.fs": FILES}
+OVER_AIBRIX = {**HICACHE, f"{L3}.backend": "AIBrix", f"{L2}.shfs": FILES}
+OVER_SERVERS = {**HICACHE, **NICS, f"{L3}.backend": "AIBrix", "aibrix": SERVERS["aibrix"]}
 POOL_DISK = {"mooncake.disk": {"sizePerNode": "1Ti", "storageClassName": "nvme"}}
 MOONCAKES = "spec.backend or spec.hicache.l3.backend is Mooncake"
 NIXLS = "spec.backend or spec.hicache.l3.backend is Nixl"
+AIBRIXES = "spec.backend or spec.hicache.l3.backend is AIBrix"
 # A volume, with what an API server fills in.
 VOLUME = {"size": "8Gi"}
 
@@ -122,8 +146,11 @@ UNIONS: list[tuple[str, str, Changes, Changes]] = [
     ("nixl", NIXLS, OVER_NIXL, {**OVER_NIXL, "nixl": GONE}),
     ("nixl", NIXLS, {}, {"nixl": {"p2p": {}}}),
     ("nixl", NIXLS, BEHIND, {**OVER_NIXL, **BEHIND, f"{L3}.backend": GONE}),
-    ("aibrix", "spec.backend is AIBrix", AIBRIX, {**AIBRIX, "aibrix": GONE}),
-    ("aibrix", "spec.backend is AIBrix", {}, {"aibrix": AIBRIX["aibrix"]}),
+    ("aibrix", AIBRIXES, AIBRIX, {**AIBRIX, "aibrix": GONE}),
+    ("aibrix", AIBRIXES, OVER_AIBRIX, {**OVER_AIBRIX, "aibrix": GONE}),
+    ("aibrix", AIBRIXES, {}, {"aibrix": AIBRIX["aibrix"]}),
+    ("aibrix", AIBRIXES, HICACHE, {**OVER_AIBRIX, L3: GONE}),
+    ("aibrix", AIBRIXES, BEHIND, {**OVER_AIBRIX, **BEHIND, f"{L3}.backend": GONE}),
 ]
 
 RULES = [
@@ -174,29 +201,267 @@ RULES = [
     *(
         Rule(
             TIER,
-            "spec.rdma with nixl.p2p needs engines.count of at least 1 and agents.count 0, since only engines move KV "
-            "and no agent runs.",
-            good={**P2P, **NICS, "rdma.agents.count": 0},
-            bad={**P2P, **NICS, **bad},
+            "spec.rdma with nixl.p2p or aibrix.offloading needs engines.count of at least 1 and agents.count 0, since "
+            "only engines move KV and no agent has a NIC.",
+            good=good,
+            bad={**good, **NICS, **bad},
         )
+        for good in ({**P2P, **FOR_ENGINES}, INFINISTORE, HPKV, PRISKV, EIC)
         for bad in ({}, {"rdma.agents.count": 0, "rdma.engines.count": 0})
     ),
     *(
         Rule(
             TIER,
-            "spec.rdma goes with mooncake.protocol RDMA or with nixl.p2p, since nothing else moves KV by it: set the "
-            "protocol, or remove rdma.",
+            "spec.rdma goes with what moves KV by it, which is mooncake with protocol RDMA, nixl.p2p, and of aibrix "
+            "distributed.infinistore and an l2 other than shfs, rocksdb and infinistore with protocol TCP: set one of "
+            "these, or remove rdma.",
             good=good,
-            bad={**bad, **NICS},
+            bad=bad,
         )
         for good, bad in (
-            (OVER_NICS, MOONCAKE),
-            ({**P2P, **NICS, "rdma.agents.count": 0}, NIXL),
-            ({}, {}),
-            (HICACHE, HICACHE),
-            (BEHIND, BEHIND),
-            (OVER_NIXL, OVER_NIXL),
+            (OVER_NICS, {**MOONCAKE, **NICS}),
+            ({**P2P, **FOR_ENGINES}, {**NIXL, **NICS}),
+            ({}, NICS),
+            (HICACHE, {**HICACHE, **NICS}),
+            (BEHIND, {**BEHIND, **NICS}),
+            (OVER_NIXL, {**OVER_NIXL, **NICS}),
+            (SERVERS, {**VINEYARD, **NICS}),
+            (INFINISTORE, {**OVER_TCP, **FOR_ENGINES}),
+            (HPKV, {**AIBRIX, **FOR_ENGINES}),
+            (PRISKV, {**SHFS, **FOR_ENGINES}),
+            (EIC, {**ROCKSDB, **FOR_ENGINES}),
+            (OVER_AIBRIX, {**OVER_AIBRIX, **FOR_ENGINES}),
         )
+    ),
+    *(
+        Rule(
+            TIER,
+            "aibrix.offloading.l2 is reached by RDMA, for which engines need NICs: set spec.rdma, or with infinistore "
+            "protocol to TCP.",
+            good=good,
+            bad={**bad, "rdma": GONE},
+        )
+        for good, bad in (
+            (OVER_TCP, INFINISTORE),
+            (WRITTEN["l2.infinistore"], WRITTEN["l2.infinistore"]),
+            (HPKV, HPKV),
+            (PRISKV, PRISKV),
+            (EIC, EIC),
+            (SHFS, {**OVER_AIBRIX, L2: {"priskv": ADDRESS}}),
+        )
+    ),
+    *(
+        Rule(
+            TIER,
+            "aibrix.distributed.infinistore needs spec.rdma without hostNetwork, with agents.count of at least 1, "
+            "since its servers do not start without a NIC, and engines.count of at least 1 with protocol RDMA, and 0 "
+            "with TCP.",
+            good=good,
+            bad=bad,
+        )
+        for good, bad in (
+            (SERVERS, {**SERVERS, "rdma": GONE}),
+            ({**SERVERS, f"{RUN}.protocol": "RDMA"}, {**SERVERS, "rdma.engines.count": 0}),
+            (SERVERS, {**SERVERS, "rdma.agents.count": 0}),
+            (SERVERS, {**SERVERS, PORT: 20000}),
+            ({**SERVERS, "rdma.engines.count": 0, f"{RUN}.protocol": "TCP"}, {**SERVERS, f"{RUN}.protocol": "TCP"}),
+        )
+    ),
+    *(
+        Rule(
+            TIER,
+            "hicache.l3.backend AIBrix needs aibrix.offloading.l2 or aibrix.distributed.infinistore, since nothing "
+            "else of AIBrix's is a store for SGLang.",
+            good=good,
+            bad={**HICACHE, f"{L3}.backend": "AIBrix", "aibrix": bad},
+        )
+        for good, bad in ((OVER_AIBRIX, AIBRIX["aibrix"]), (OVER_SERVERS, VINEYARD["aibrix"]))
+    ),
+    *(
+        Rule(
+            TIER,
+            "spec.aibrix cannot be removed, since attached engines use what it runs: create another tier and point "
+            "deployments to it.",
+            before=OVER_AIBRIX,
+            good={**OVER_AIBRIX, L2: {"rocksdb": {"sizePerPod": "1Ti"}}},
+            bad=bad,
+        )
+        for bad in (HICACHE, BEHIND, OVER_NIXL)
+    ),
+    *(
+        Rule(TIER, "set exactly one of aibrix.offloading and aibrix.distributed.", good=good, bad=bad)
+        for good, bad in (
+            (AIBRIX, {**AIBRIX, "aibrix": {}}),
+            (VINEYARD, {**VINEYARD, L1: {}}),
+            (SHFS, {**SHFS, "aibrix.distributed": VINEYARD["aibrix"]["distributed"]}),
+        )
+    ),
+    *(
+        Rule(
+            TIER,
+            "aibrix cannot change between offloading and distributed, since attached engines would lose their cache: "
+            "create another tier and point deployments to it.",
+            before=before,
+            good=good,
+            bad=bad,
+        )
+        for before, good, bad in (
+            (AIBRIX, SHFS, VINEYARD),
+            (INFINISTORE, AIBRIX, SERVERS),
+            (VINEYARD, {**VINEYARD, f"{LEGACY}.replicas": 2}, AIBRIX),
+        )
+    ),
+    *(
+        Rule(TIER, "set exactly one of l2.infinistore, hpkv, priskv, eic, shfs and rocksdb.", good=good, bad=bad)
+        for good, bad in (
+            (INFINISTORE, {**INFINISTORE, f"{L2}.hpkv": ADDRESS}),
+            (HPKV, {**HPKV, f"{L2}.priskv": ADDRESS}),
+            (PRISKV, {**PRISKV, f"{L2}.eic.secretRef.name": "eic"}),
+            (EIC, {**EIC, f"{L2}.shfs": FILES}),
+            (SHFS, {**SHFS, f"{L2}.rocksdb.sizePerPod": "500Gi"}),
+            (ROCKSDB, {**AIBRIX, L2: {"ingestion": "All"}}),
+        )
+    ),
+    *(
+        Rule(
+            TIER,
+            f"l2.{store}.address must be an IPv4 or IPv6 address, since AIBrix looks up no names.",
+            good={**base, f"{L2}.{store}.address": "fd00::7"},
+            bad={**base, f"{L2}.{store}.address": "256.1.1.1"},
+        )
+        for store, base in (("infinistore", INFINISTORE), ("hpkv", HPKV), ("priskv", PRISKV))
+    ),
+    *(
+        Rule(
+            TIER,
+            f"set exactly one of {store}.address and {store}.metadata.",
+            good=good,
+            bad={**WRITTEN[f"l2.{store}"], f"{L2}.{store}": bad},
+        )
+        for store, direct in (("infinistore", INFINISTORE), ("hpkv", HPKV))
+        for good, bad in ((direct, {"port": 1}), (WRITTEN[f"l2.{store}"], {**ADDRESS, "metadata": {}}))
+    ),
+    *(
+        Rule(TIER, f"set exactly one of {name}.metadata.redis.host and provision.", good=good, bad={**base, **bad})
+        for name, (base, path) in MEMBERS_IN.items()
+        for good, bad in (
+            (base, {path: {}}),
+            ({**base, path: {"provision": {}}}, {path: {"host": "redis", "provision": {}}}),
+            ({**base, path: {"host": "redis", "port": 6380}}, {path: {"port": 6379}}),
+        )
+    ),
+    *(
+        Rule(
+            TIER,
+            f"{name}.metadata.redis.port and secretRef go with host; a provisioned Valkey has its own, so remove them.",
+            good={**base, path: good},
+            bad={**base, path: {"provision": {}, **bad}},
+        )
+        for name, (base, path) in MEMBERS_IN.items()
+        for good, bad in (
+            ({"host": "redis", "port": 6380, "secretRef": {"name": "redis"}}, {"port": 6380}),
+            ({"provision": {}, "port": 6379}, {"secretRef": {"name": "redis"}}),
+        )
+    ),
+    *(
+        Rule(
+            TIER,
+            f"{name}.metadata.redis.provision.memory must be a quantity of at least 1Gi, such as 2Gi.",
+            good={**base, f"{path}.provision.memory": "1.5Gi"},
+            bad={**base, f"{path}.provision.memory": "512Mi"},
+        )
+        for name, (base, path) in MEMBERS_IN.items()
+    ),
+    Rule(
+        TIER,
+        "shfs.sizePerNode must be a quantity of at least 1Gi, such as 500Gi.",
+        good={**SHFS, f"{L2}.shfs.sizePerNode": "1Gi"},
+        bad={**SHFS, f"{L2}.shfs.sizePerNode": "1G"},
+    ),
+    Rule(
+        TIER,
+        "rocksdb.sizePerPod must be a quantity of at least 1Gi, such as 500Gi.",
+        good={**ROCKSDB, f"{L2}.rocksdb.sizePerPod": "1Ti"},
+        bad={**ROCKSDB, f"{L2}.rocksdb.sizePerPod": "0"},
+    ),
+    *(
+        Rule(TIER, "set exactly one of distributed.infinistore and distributed.vineyard.", good=good, bad=bad)
+        for good, bad in (
+            (SERVERS, {**SERVERS, f"{LEGACY}.memoryGiBPerReplica": 400}),
+            (VINEYARD, {**VINEYARD, "aibrix.distributed": {}}),
+        )
+    ),
+    *(
+        Rule(
+            TIER,
+            "aibrix.distributed cannot change between infinistore and vineyard, since attached engines would lose "
+            "their store: create another tier and point deployments to it.",
+            before=before,
+            good=good,
+            bad=bad,
+        )
+        for before, good, bad in (
+            (SERVERS, {**SERVERS, f"{RUN}.replicas": 3}, VINEYARD),
+            (VINEYARD, {**VINEYARD, f"{LEGACY}.memoryGiBPerReplica": 500}, SERVERS),
+        )
+    ),
+    Rule(
+        TIER,
+        "an ephemeral etcd has one member, since of three each one that is replaced would have to be repaired by hand: "
+        "set etcd.replicas to 1, or ephemeral to false.",
+        good={**VINEYARD, f"{LEGACY}.etcd": {"replicas": 1, "ephemeral": True}},
+        bad={**VINEYARD, f"{LEGACY}.etcd": {"ephemeral": True}},
+    ),
+    Rule(
+        TIER,
+        "ephemeral members have no volume; remove one of etcd.ephemeral and etcd.volume.",
+        good={**VINEYARD, f"{LEGACY}.etcd": {"replicas": 1, "volume": {}}},
+        bad={**VINEYARD, f"{LEGACY}.etcd": {"replicas": 1, "volume": {}, "ephemeral": True}},
+    ),
+    *(
+        Rule(
+            TIER,
+            "vineyard.etcd.replicas is immutable, since members do not join by a number alone: create another tier and "
+            "point deployments to it.",
+            before={**VINEYARD, **before},
+            good={**VINEYARD, **good},
+            bad={**VINEYARD, **bad},
+        )
+        for before, good, bad in (
+            ({}, {f"{LEGACY}.etcd": {"replicas": 3}}, {f"{LEGACY}.etcd": {"replicas": 1}}),
+            ({f"{LEGACY}.etcd": {"replicas": 1}}, {f"{LEGACY}.etcd": {"replicas": 1}}, {}),
+        )
+    ),
+    *(
+        Rule(
+            TIER,
+            "vineyard.etcd.volume and ephemeral are immutable, since a StatefulSet's claims are: create another tier "
+            "and point deployments to it.",
+            before={**VINEYARD, f"{LEGACY}.etcd": {"replicas": 1, **before}},
+            good={**VINEYARD, f"{LEGACY}.etcd": {"replicas": 1, **before}, f"{LEGACY}.replicas": 2},
+            bad={**VINEYARD, f"{LEGACY}.etcd": {"replicas": 1, **bad}},
+        )
+        for before, bad in (
+            ({}, {"volume": {}}),
+            ({}, {"ephemeral": True}),
+            ({"ephemeral": True}, {}),
+            ({"volume": {}}, {}),
+            ({"volume": VOLUME}, {"volume": {"size": "9Gi"}}),
+            ({"volume": {}}, {"volume": {"storageClassName": "fast"}}),
+            ({"volume": {"storageClassName": "fast"}}, {"volume": {}}),
+        )
+    ),
+    Rule(
+        TIER,
+        "vineyard.etcd.replicas must be 1 or 3: two have no majority when one is lost.",
+        good={**VINEYARD, f"{LEGACY}.etcd": {"replicas": 1}},
+        bad={**VINEYARD, f"{LEGACY}.etcd": {"replicas": 2}},
+    ),
+    Rule(
+        TIER,
+        "vineyard.etcd.volume.size must be a quantity of at least 1Gi, such as 8Gi.",
+        good={**VINEYARD, f"{LEGACY}.etcd.volume.size": "1Gi"},
+        bad={**VINEYARD, f"{LEGACY}.etcd.volume.size": "999Mi"},
     ),
     Rule(
         TIER,
@@ -216,7 +481,12 @@ RULES = [
         for bad in (HICACHE, BEHIND, OVER_NIXL)
     ),
     *(
-        Rule(TIER, "hicache.l3.tierRef names this very tier: name one of backend Mooncake or Nixl.", good=good, bad=bad)
+        Rule(
+            TIER,
+            "hicache.l3.tierRef names this very tier: name one of backend Mooncake, Nixl or AIBrix.",
+            good=good,
+            bad=bad,
+        )
         for good, bad in ((BEHIND, {**BEHIND, f"{L3}.tierRef.name": "x"}), ({}, {**BEHIND, f"{L3}.tierRef.name": "x"}))
     ),
     Rule(
@@ -730,6 +1000,22 @@ CHANGES = [
     Change("HiCache gets a pool behind it", TIER, HICACHE, OVER_MOONCAKE),
     Change("HiCache gets another tier behind it", TIER, HICACHE, BEHIND),
     Change("HiCache has nothing behind it any more", TIER, BEHIND, HICACHE),
+    Change("HiCache gets a store of AIBrix's behind it", TIER, HICACHE, OVER_AIBRIX),
+    Change("memory gets a store behind it", TIER, AIBRIX, INFINISTORE),
+    Change("memory has no store behind it any more", TIER, HPKV, AIBRIX),
+    Change("memory takes another store", TIER, PRISKV, ROCKSDB),
+    Change("a server becomes several", TIER, INFINISTORE, WRITTEN["l2.infinistore"]),
+    Change(
+        "members are written down elsewhere", TIER, SERVERS, {**SERVERS, f"{RUN}.metadata.redis": {"host": "redis"}}
+    ),
+    Change("InfiniStore grows", TIER, SERVERS, {**SERVERS, f"{RUN}.replicas": 3, f"{RUN}.memoryGiBPerReplica": 500}),
+    Change(
+        "engines leave RDMA",
+        TIER,
+        SERVERS,
+        {**SERVERS, f"{RUN}.protocol": "TCP", "rdma.engines.count": 0},
+    ),
+    Change("there are more nodes with engines", TIER, VINEYARD, {**VINEYARD, f"{LEGACY}.replicas": 5}),
     Change("somebody wants to be told", TIER, {}, {"monitoring": {}}),
     Change("a tier takes another release", TIER, {"release": "2026.11"}, {"release": "2026.12"}),
     Change(
@@ -924,12 +1210,83 @@ MISTAKES = [
     Mistake(TIER, "hicache.ratio", 101, "should be less than or equal to 100", RATIO),
     Mistake(TIER, "hicache.ratio", "2", "must be of type number", RATIO),
     Mistake(TIER, "hicache.writePolicy", "write_through", UNSUPPORTED, HICACHE),
-    Mistake(TIER, L1, GONE, REQUIRED, AIBRIX),
     Mistake(TIER, f"{L1}.cpuTierGiBPerNode", 0, "should be greater than or equal to 1", AIBRIX),
     Mistake(TIER, f"{L1}.cpuTierGiBPerNode", 65537, "should be less than or equal to 65536", AIBRIX),
     Mistake(TIER, f"{L1}.engineGiBPerRank", 0, "should be greater than or equal to 1", AIBRIX),
     Mistake(TIER, f"{L1}.engineGiBPerRank", 1025, "should be less than or equal to 1024", AIBRIX),
     Mistake(TIER, f"{L1}.evictionPolicy", "LFU", UNSUPPORTED, AIBRIX),
+    Mistake(TIER, f"{L2}.ingestion", "HOT", UNSUPPORTED, SHFS),
+    *(
+        Mistake(TIER, f"{L2}.{store}.{field}", wrong, says, base)
+        for store, base in (("infinistore", INFINISTORE), ("hpkv", HPKV), ("priskv", PRISKV))
+        for field, wrong, says in (
+            ("address", "store.kv", f"l2.{store}.address must be an IPv4 or IPv6 address"),
+            ("address", "10.0.0.7:12345", f"l2.{store}.address must be an IPv4 or IPv6 address"),
+            ("address", "1", "should be at least 2 chars long"),
+            ("address", 46 * ":", "Too long"),
+            ("port", 0, "should be greater than or equal to 1"),
+            ("port", 65536, "should be less than or equal to 65535"),
+        )
+    ),
+    *(
+        Mistake(TIER, f"{path}.{field}", wrong, says, {**base, **beside})
+        for base, path in MEMBERS_IN.values()
+        for field, wrong, says, beside in (
+            ("provision.memory", "1 GiB", "should match", {}),
+            ("provision.memory", 1, "must be of type string", {}),
+            ("host", "", EMPTY, {}),
+            ("host", "redis:6379", "should match", {}),
+            ("port", 0, "should be greater than or equal to 1", {f"{path}.host": "redis"}),
+            ("port", 65536, "should be less than or equal to 65535", {f"{path}.host": "redis"}),
+            ("secretRef.name", GONE, REQUIRED, {f"{path}.host": "redis", f"{path}.secretRef.key": "key"}),
+            ("secretRef.name", "Redis", "should match", {f"{path}.host": "redis"}),
+            ("secretRef.key", "a b", "should match", {f"{path}.host": "redis", f"{path}.secretRef.name": "redis"}),
+        )
+    ),
+    *(
+        Mistake(TIER, f"{path}.{field}", wrong, UNSUPPORTED, base)
+        for base, path in ((INFINISTORE, f"{L2}.infinistore"), (SERVERS, RUN))
+        for field, wrong in (("protocol", "rdma"), ("linkType", "IB"))
+    ),
+    Mistake(TIER, f"{L2}.priskv.address", GONE, REQUIRED, {**PRISKV, f"{L2}.priskv.port": 6379}),
+    Mistake(TIER, f"{L2}.priskv.secretRef.name", GONE, REQUIRED, {**PRISKV, f"{L2}.priskv.secretRef.key": "key"}),
+    Mistake(TIER, f"{L2}.priskv.secretRef.name", "a/b", "should match", PRISKV),
+    Mistake(TIER, f"{L2}.priskv.secretRef.key", "", EMPTY, {**PRISKV, f"{L2}.priskv.secretRef.name": "priskv"}),
+    Mistake(TIER, f"{L2}.eic.secretRef", GONE, REQUIRED, EIC),
+    Mistake(TIER, f"{L2}.eic.secretRef.name", GONE, REQUIRED, {**EIC, f"{L2}.eic.secretRef.key": "key"}),
+    Mistake(TIER, f"{L2}.eic.secretRef.name", "", EMPTY, EIC),
+    Mistake(TIER, f"{L2}.eic.secretRef.key", "eic/yaml", "should match", EIC),
+    Mistake(TIER, f"{L2}.shfs.hostPath", GONE, REQUIRED, SHFS),
+    Mistake(TIER, f"{L2}.shfs.hostPath.path", "mnt/kv", "should match", SHFS),
+    Mistake(TIER, f"{L2}.shfs.hostPath.path", "/", "should be at least 2 chars long", SHFS),
+    Mistake(TIER, f"{L2}.shfs.sizePerNode", GONE, REQUIRED, SHFS),
+    Mistake(TIER, f"{L2}.shfs.sizePerNode", "1TB", "should match", SHFS),
+    Mistake(TIER, f"{L2}.rocksdb.sizePerPod", GONE, REQUIRED, ROCKSDB),
+    Mistake(TIER, f"{L2}.rocksdb.sizePerPod", "-1Ti", "should match", ROCKSDB),
+    Mistake(TIER, f"{L2}.rocksdb.storageClassName", "NVMe", "should match", ROCKSDB),
+    Mistake(TIER, f"{L2}.rocksdb.ttlSeconds", 59, "should be greater than or equal to 60", ROCKSDB),
+    Mistake(TIER, f"{L2}.rocksdb.ttlSeconds", 31536001, "should be less than or equal to 31536000", ROCKSDB),
+    *(
+        Mistake(TIER, f"{path}.{field}", wrong, says, base)
+        for base, path in ((SERVERS, RUN), (VINEYARD, LEGACY))
+        for field, wrong, says in (
+            ("memoryGiBPerReplica", GONE, REQUIRED),
+            ("memoryGiBPerReplica", 0, "should be greater than or equal to 1"),
+            ("memoryGiBPerReplica", 4097, "should be less than or equal to 4096"),
+            ("memoryGiBPerReplica", "400Gi", "must be of type integer"),
+            ("replicas", 0, "should be greater than or equal to 1"),
+            ("replicas", 65, "should be less than or equal to 64"),
+        )
+    ),
+    Mistake(TIER, f"{LEGACY}.cpuTierGiBPerNode", 0, "should be greater than or equal to 1", VINEYARD),
+    Mistake(TIER, f"{LEGACY}.cpuTierGiBPerNode", 65537, "should be less than or equal to 65536", VINEYARD),
+    Mistake(TIER, f"{LEGACY}.engineGiBPerRank", 0, "should be greater than or equal to 1", VINEYARD),
+    Mistake(TIER, f"{LEGACY}.engineGiBPerRank", 1025, "should be less than or equal to 1024", VINEYARD),
+    Mistake(TIER, f"{LEGACY}.etcd.replicas", 0, "should be greater than or equal to 1", VINEYARD),
+    Mistake(TIER, f"{LEGACY}.etcd.replicas", 5, "should be less than or equal to 3", VINEYARD),
+    Mistake(TIER, f"{LEGACY}.etcd.ephemeral", "yes", "must be of type boolean", VINEYARD),
+    Mistake(TIER, f"{LEGACY}.etcd.volume.size", "big", "should match", VINEYARD),
+    Mistake(TIER, f"{LEGACY}.etcd.volume.storageClassName", "", EMPTY, VINEYARD),
     Mistake(TIER, f"{L3}.backend", "LMCache", UNSUPPORTED, HICACHE),
     Mistake(TIER, f"{L3}.backend", "HiCache", UNSUPPORTED, HICACHE),
     Mistake(TIER, f"{L3}.tierRef.name", GONE, REQUIRED, BEHIND),
@@ -986,7 +1343,7 @@ MISTAKES = [
     Mistake(TIER, "images.lmcache", "", EMPTY),
     *(
         Mistake(TIER, f"images.{image}", "images.example/repository", "should match")
-        for image in ("mooncake", "etcd", "valkey", "exporter", "shell")
+        for image in ("mooncake", "etcd", "valkey", "exporter", "shell", "infinistore", "vineyard", "watcher")
     ),
     Mistake(TIER, "updateStrategy.type", "Recreate", UNSUPPORTED),
     Mistake(TIER, "updateStrategy.maxUnavailable", True, "must be of type integer,string"),

@@ -93,7 +93,9 @@ NIXL = st.one_of(
     ),
 )
 L3 = st.one_of(
-    st.sampled_from([{"backend": "Mooncake"}, {"backend": "Nixl"}, {"tierRef": {"name": "behind"}}]),
+    st.sampled_from(
+        [{"backend": "Mooncake"}, {"backend": "Nixl"}, {"backend": "AIBrix"}, {"tierRef": {"name": "behind"}}]
+    ),
     st.builds(lambda size: {"backend": "File", "file": {"claimName": "kv", "sizePerRank": size}}, SIZES),
 )
 HICACHE = st.builds(
@@ -150,16 +152,83 @@ COMMON = st.fixed_dictionaries(
         ),
     },
 )
-AIBRIX = st.builds(
-    lambda offloading: {"offloading": offloading},
+ADDRESSES = st.sampled_from(["10.0.0.7", "fd00::7"])
+PORTS = st.integers(1, 65535)
+KEYS = st.fixed_dictionaries({"name": st.just("kv")}, optional={"key": st.just("key")})
+MEMBERS = st.builds(
+    lambda redis: {"redis": redis} if redis else {},
+    st.one_of(
+        st.just({}),
+        st.sampled_from([{"provision": {}}, {"provision": {"memory": "2Gi"}}]),
+        st.fixed_dictionaries({"host": st.just("kv.cache.svc")}, optional={"port": PORTS, "secretRef": KEYS}),
+    ),
+)
+# Servers: one by its address, or those that are written down.
+REACHED = st.one_of(
+    st.fixed_dictionaries({"address": ADDRESSES}, optional={"port": PORTS}),
+    st.builds(lambda members: {"metadata": members}, MEMBERS),
+)
+SPOKEN = st.fixed_dictionaries(
+    {},
+    optional={
+        "protocol": st.sampled_from(["RDMA", "TCP"]),
+        "linkType": st.sampled_from(["Ethernet", "InfiniBand"]),
+    },
+)
+L2_STORES = st.one_of(
+    st.builds(lambda where, how: {"infinistore": {**where, **how}}, REACHED, SPOKEN),
+    st.builds(lambda where: {"hpkv": where}, REACHED),
+    st.builds(
+        lambda server: {"priskv": server},
+        st.fixed_dictionaries({"address": ADDRESSES}, optional={"port": PORTS, "secretRef": KEYS}),
+    ),
+    st.builds(lambda ref: {"eic": {"secretRef": ref}}, KEYS),
+    st.builds(lambda size: {"shfs": {"hostPath": {"path": "/mnt/kv"}, "sizePerNode": size}}, SIZES),
+    st.builds(
+        lambda database: {"rocksdb": database},
+        st.fixed_dictionaries(
+            {"sizePerPod": SIZES},
+            optional={"storageClassName": st.just("nvme"), "ttlSeconds": st.integers(60, 86400)},
+        ),
+    ),
+)
+L2 = st.builds(
+    lambda store, rest: {**store, **rest},
+    L2_STORES,
+    st.fixed_dictionaries({}, optional={"ingestion": st.sampled_from(["Hot", "All", "Evicted"])}),
+)
+OWN_MEMORY = {"cpuTierGiBPerNode": GIB, "engineGiBPerRank": st.integers(1, 64)}
+POLICIES = st.sampled_from(["S3FIFO", "LRU", "FIFO"])
+SERVERS = st.fixed_dictionaries(
+    {"memoryGiBPerReplica": st.integers(1, 4096)}, optional={"replicas": st.integers(1, 64)}
+)
+VINEYARD = st.builds(
+    lambda servers, rest: {"vineyard": {**servers, **rest}},
+    SERVERS,
     st.fixed_dictionaries(
         {},
         optional={
-            "cpuTierGiBPerNode": GIB,
-            "engineGiBPerRank": st.integers(1, 64),
-            "evictionPolicy": st.sampled_from(["S3FIFO", "LRU", "FIFO"]),
+            **OWN_MEMORY,
+            "etcd": st.sampled_from([{"replicas": 1, "ephemeral": True}, {"replicas": 1}, {"volume": {}}]),
         },
     ),
+)
+INFINISTORE = st.builds(
+    lambda servers, how, rest: {"infinistore": {**servers, **how, **rest}},
+    SERVERS,
+    SPOKEN,
+    st.fixed_dictionaries({}, optional={"metadata": MEMBERS}),
+)
+STORES = st.one_of(
+    st.builds(lambda l2, rest: {"offloading": {"l2": l2, **rest}}, L2, st.fixed_dictionaries({}, optional=OWN_MEMORY)),
+    st.builds(lambda cache: {"distributed": cache}, INFINISTORE),
+)
+AIBRIX = st.one_of(
+    st.builds(
+        lambda offloading: {"offloading": offloading},
+        st.fixed_dictionaries({}, optional={**OWN_MEMORY, "evictionPolicy": POLICIES, "l2": L2}),
+    ),
+    st.builds(lambda cache: {"distributed": cache}, st.one_of(INFINISTORE, VINEYARD)),
 )
 BLOCKS: dict[str, Spec] = {
     "LMCache": LMCACHE,
@@ -168,6 +237,8 @@ BLOCKS: dict[str, Spec] = {
     "HiCache": HICACHE,
     "AIBrix": AIBRIX,
 }
+# What may stand behind HiCache is a store.
+BEHIND: dict[str, Spec] = {**BLOCKS, "AIBrix": STORES}
 
 
 def _accepted(spec: Manifest) -> bool:
@@ -183,7 +254,7 @@ def _spec(draw: st.DrawFn, backend: str) -> Manifest:
     spec: dict[str, Any] = {**draw(COMMON), "backend": backend, backend.lower(): draw(BLOCKS[backend])}
     behind = spec.get("hicache", {}).get("l3", {}).get("backend")
     if behind in BLOCKS:
-        spec[behind.lower()] = draw(BLOCKS[behind])
+        spec[behind.lower()] = draw(BEHIND[behind])
     # What the API asks to go together is put together, so that most of what is drawn is accepted.
     if mooncake := spec.get("mooncake"):
         if "etcd" in mooncake:
@@ -194,7 +265,24 @@ def _spec(draw: st.DrawFn, backend: str) -> Manifest:
             spec["rdma"] = {**draw(RDMA), "agents": {"count": 1}, "engines": {"count": 2}}
     elif "p2p" in spec.get("nixl", {}) and draw(st.booleans()):
         spec["rdma"] = draw(RDMA)
+    elif "aibrix" in spec and (counts := _nics(spec["aibrix"])):
+        spec["rdma"] = {**draw(RDMA), **counts}
+        if counts["agents"]["count"]:
+            spec["rdma"].pop("hostNetwork", None)
     return spec
+
+
+def _nics(aibrix: Manifest) -> Manifest | None:
+    """Say how many NICs AIBrix's block asks for; None for none."""
+    by_rdma, by_tcp = {"count": 2}, {"count": 0}
+    if servers := aibrix.get("distributed", {}).get("infinistore"):
+        return {"agents": {"count": 1}, "engines": by_rdma if servers.get("protocol", "RDMA") == "RDMA" else by_tcp}
+    store = aibrix.get("offloading", {}).get("l2", {})
+    if not {"infinistore", "hpkv", "priskv", "eic"} & store.keys():
+        return None
+    if store.get("infinistore", {}).get("protocol", "RDMA") == "TCP":
+        return None
+    return {"agents": by_tcp, "engines": by_rdma}
 
 
 def of_backend(backend: str) -> Spec:

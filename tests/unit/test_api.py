@@ -52,6 +52,20 @@ CLAIMED: Manifest = {
     "agents": {"count": 1},
     "engines": {"count": 2},
 }
+AIBRIX: Manifest = {**CLUSTER_REF, "backend": "AIBrix", "aibrix": {"offloading": {}}}
+# NICs of engines alone, as a store needs them that is there already.
+FOR_ENGINES: Manifest = {**NICS, "agents": {"count": 0}}
+SERVERS: Manifest = {
+    **CLUSTER_REF,
+    "backend": "AIBrix",
+    "aibrix": {"distributed": {"infinistore": {"memoryGiBPerReplica": 400}}},
+    "rdma": NICS,
+}
+VINEYARD: Manifest = {
+    **CLUSTER_REF,
+    "backend": "AIBrix",
+    "aibrix": {"distributed": {"vineyard": {"memoryGiBPerReplica": 400}}},
+}
 DEPLOYMENT: Manifest = {
     "engine": {"name": "vLLM", "image": "vllm/vllm-openai:v0.33.0", "kvCache": {"tierRef": {"name": "shared"}}}
 }
@@ -216,6 +230,48 @@ SPECS: dict[str, tuple[type[api.Model], Manifest]] = {
     "HiCache": (TierSpec, HICACHE),
     "HiCache before a pool": (TierSpec, {**MOONCAKE, **changed(HICACHE, hicache__l3={"backend": "Mooncake"})}),
     "HiCache before another tier": (TierSpec, changed(HICACHE, hicache__l3={"tierRef": {"name": "pool"}})),
+    "HiCache before a store of AIBrix's": (
+        TierSpec,
+        {**SERVERS, **changed(HICACHE, hicache__l3={"backend": "AIBrix"})},
+    ),
+    "each rank's memory": (TierSpec, AIBRIX),
+    **{
+        f"each rank's memory before {what}": (
+            TierSpec,
+            changed(AIBRIX, aibrix__offloading__l2={store: block}, rdma=FOR_ENGINES),
+        )
+        for what, store, block in (
+            ("an InfiniStore", "infinistore", {"address": "10.0.0.7"}),
+            ("several InfiniStores", "infinistore", {"metadata": {}}),
+            ("an HPKV", "hpkv", {"address": "fd00::7"}),
+            ("several HPKVs", "hpkv", {"metadata": {"redis": {"host": "redis", "secretRef": {"name": "redis"}}}}),
+            ("PrisKV", "priskv", {"address": "10.0.0.7", "secretRef": {"name": "priskv"}}),
+            ("EIC", "eic", {"secretRef": {"name": "eic"}}),
+        )
+    },
+    "each rank's memory before files": (
+        TierSpec,
+        changed(AIBRIX, aibrix__offloading__l2={"shfs": {"hostPath": {"path": "/mnt/kv"}, "sizePerNode": "1Ti"}}),
+    ),
+    "each rank's memory before a RocksDB": (
+        TierSpec,
+        changed(AIBRIX, aibrix__offloading__l2={"rocksdb": {"sizePerPod": "1Ti"}}),
+    ),
+    "InfiniStore": (TierSpec, SERVERS),
+    "InfiniStore with metadata that is nothing": (
+        TierSpec,
+        changed(SERVERS, aibrix__distributed__infinistore__metadata={}),
+    ),
+    "InfiniStore with a Valkey": (
+        TierSpec,
+        changed(SERVERS, aibrix__distributed__infinistore__metadata={"redis": {"provision": {}}}),
+    ),
+    "Vineyard": (TierSpec, VINEYARD),
+    "Vineyard with an etcd that is nothing": (TierSpec, changed(VINEYARD, aibrix__distributed__vineyard__etcd={})),
+    "Vineyard with an etcd that forgets": (
+        TierSpec,
+        changed(VINEYARD, aibrix__distributed__vineyard__etcd={"replicas": 1, "ephemeral": True}),
+    ),
     "a tier that is watched": (TierSpec, changed(TIER, monitoring={})),
     "a tier that is watched a little": (TierSpec, changed(TIER, monitoring={"alerts": False, "labels": {"a": "b"}})),
     "a tier that says everything otherwise": (
@@ -526,13 +582,19 @@ NAME = "must be a name of a Kubernetes object: lower-case letters, digits, dashe
 KEY = "must be a key of a Secret: letters, digits, dashes, dots and underscores"
 ENDPOINT = "must be a URL with a port and no path, such as http://store.example:2379"
 ONE_OR_THREE = "should be 1 or 3"
+LEAST = "must be at least 1Gi"
+FORGETFUL = (
+    "an ephemeral etcd has one member, since of three each one that is replaced would have to be repaired by hand: set "
+    "replicas to 1, or ephemeral to false"
+)
 NEEDS_NICS = (
     "spec: mooncake.protocol RDMA needs spec.rdma, with agents.count and engines.count of at least 1, since a NIC on "
     "one side only fails at transfer: set both, or mooncake.protocol to TCP"
 )
 NICS_FOR_NOTHING = (
-    "spec.rdma goes with mooncake.protocol RDMA or with nixl.p2p, since nothing else moves KV by it: set the "
-    "protocol, or remove rdma"
+    "spec.rdma goes with what moves KV by it, which is mooncake with protocol RDMA, nixl.p2p, and of aibrix "
+    "distributed.infinistore and an l2 other than shfs, rocksdb and infinistore with protocol TCP: set one of these, "
+    "or remove rdma"
 )
 HIGHLY = {"mooncake__master__replicas": 3}
 
@@ -620,7 +682,7 @@ WRONG_VALKEYS: dict[str, tuple[Manifest, str]] = {
             {"images": {image: "images.example:5000/x"}},
             f"spec.images.{image} (is 'images.example:5000/x'): must be an image that is pinned by a tag or a digest",
         )
-        for image in ("mooncake", "etcd", "valkey", "exporter", "shell")
+        for image in ("mooncake", "etcd", "valkey", "exporter", "shell", "infinistore", "vineyard", "watcher")
     },
 }
 
@@ -672,6 +734,10 @@ WRONG_POOLS: dict[str, tuple[Manifest, str]] = {
     "two members": (
         {**HIGHLY, "mooncake__etcd": {"provision": {"replicas": 2}}},
         f"spec.mooncake.etcd.provision.replicas (is 2): {ONE_OR_THREE}",
+    ),
+    "three members that forget": (
+        {**HIGHLY, "mooncake__etcd": {"provision": {"ephemeral": True}}},
+        f"spec.mooncake.etcd.provision: {FORGETFUL}",
     ),
     "members with a volume and without": (
         {**HIGHLY, "mooncake__etcd": {"provision": {"replicas": 1, "ephemeral": True, "volume": {}}}},
@@ -822,6 +888,14 @@ WRONG_STORES: dict[str, tuple[Manifest, str]] = {
 
 ONE_SIZE = "spec.hicache: set exactly one of hostMemoryGiBPerNode and ratio"
 FILE = "spec.hicache.l3: file is required when backend is File, and wrong otherwise"
+NO_STORE = (
+    "spec: hicache.l3.backend AIBrix needs aibrix.offloading.l2 or aibrix.distributed.infinistore, since nothing else "
+    "of AIBrix's is a store for SGLang"
+)
+NO_NICS = (
+    "spec: aibrix.offloading.l2 is reached by RDMA, for which engines need NICs: set spec.rdma, or with infinistore "
+    "protocol to TCP"
+)
 
 WRONG_HICACHES: dict[str, tuple[Manifest, str]] = {
     "no size": ({"hicache": {}}, ONE_SIZE),
@@ -845,7 +919,7 @@ WRONG_HICACHES: dict[str, tuple[Manifest, str]] = {
     ),
     "HiCache behind": (
         {"hicache__l3": {"backend": "HiCache"}},
-        "spec.hicache.l3.backend (is 'HiCache'): should be 'Mooncake', 'Nixl' or 'File'",
+        "spec.hicache.l3.backend (is 'HiCache'): should be 'Mooncake', 'Nixl', 'AIBrix' or 'File'",
     ),
     "Mooncake behind without its block": (
         {"hicache__l3": {"backend": "Mooncake"}},
@@ -858,6 +932,23 @@ WRONG_HICACHES: dict[str, tuple[Manifest, str]] = {
     "Nixl that stores nothing behind": (
         {"hicache__l3": {"backend": "Nixl"}, "nixl": {"p2p": {}}},
         "spec: hicache.l3.backend Nixl needs nixl.storage, since nixl.p2p stores nothing",
+    ),
+    "AIBrix behind without its block": (
+        {"hicache__l3": {"backend": "AIBrix"}},
+        "spec.aibrix is required when spec.hicache.l3.backend is AIBrix",
+    ),
+    "AIBrix's block behind nothing": (
+        {"aibrix": AIBRIX["aibrix"]},
+        "spec.aibrix does not go with spec.backend HiCache; remove it",
+    ),
+    "AIBrix that is memory alone behind": (
+        {"hicache__l3": {"backend": "AIBrix"}, "aibrix": AIBRIX["aibrix"]},
+        NO_STORE,
+    ),
+    "Vineyard behind": ({"hicache__l3": {"backend": "AIBrix"}, "aibrix": VINEYARD["aibrix"]}, NO_STORE),
+    "a store by RDMA behind without NICs": (
+        {"hicache__l3": {"backend": "AIBrix"}, "aibrix": {"offloading": {"l2": {"priskv": {"address": "10.0.0.7"}}}}},
+        NO_NICS,
     ),
     "a tier without a name behind": ({"hicache__l3": {"tierRef": {}}}, "spec.hicache.l3.tierRef.name is required"),
     "files without a claim": ({"hicache__l3": {"backend": "File"}}, FILE),
@@ -874,6 +965,225 @@ WRONG_HICACHES: dict[str, tuple[Manifest, str]] = {
         "spec.hicache.l3.file.sizePerRank (is '1Mi'): must be at least 1Gi",
     ),
     "NICs for host memory": ({"rdma": NICS}, NICS_FOR_NOTHING),
+}
+
+ONE_L2 = "spec.aibrix.offloading.l2: set exactly one of infinistore, hpkv, priskv, eic, shfs and rocksdb"
+IP = "must be an IPv4 or IPv6 address, since AIBrix looks up no names"
+PORTS = "port and secretRef go with host; a provisioned Valkey has its own"
+HOST_OR_PROVISION = "set exactly one of host and provision"
+ENGINES_ALONE = (
+    "spec.rdma with nixl.p2p or aibrix.offloading needs engines.count of at least 1 and agents.count 0, since "
+    "only engines move KV and no agent has a NIC"
+)
+
+
+def l2(**stores: Any) -> Manifest:
+    return {"aibrix__offloading__l2": stores, "rdma": FOR_ENGINES}
+
+
+def written(**fields: Any) -> Manifest:
+    return {"metadata": {"redis": fields}}
+
+
+WRONG_OFFLOADING: dict[str, tuple[Manifest, str]] = {
+    "neither offloading nor distributed": (
+        {"aibrix": {}},
+        "spec.aibrix: set exactly one of offloading and distributed",
+    ),
+    "offloading and distributed": (
+        {"aibrix__distributed": VINEYARD["aibrix"]["distributed"]},
+        "spec.aibrix: set exactly one of offloading and distributed",
+    ),
+    "no memory": (
+        {"aibrix__offloading__cpuTierGiBPerNode": 0},
+        "spec.aibrix.offloading.cpuTierGiBPerNode (is 0): should be greater than or equal to 1",
+    ),
+    "an engine that needs nothing": (
+        {"aibrix__offloading__engineGiBPerRank": 0},
+        "spec.aibrix.offloading.engineGiBPerRank (is 0): should be greater than or equal to 1",
+    ),
+    "another policy": (
+        {"aibrix__offloading__evictionPolicy": "LFU"},
+        "spec.aibrix.offloading.evictionPolicy (is 'LFU'): should be 'S3FIFO', 'LRU' or 'FIFO'",
+    ),
+    "an L2 that is nothing": (l2(), ONE_L2),
+    "an L2 that says only what goes there": (l2(ingestion="All"), ONE_L2),
+    "two L2": (l2(hpkv={"address": "10.0.0.7"}, priskv={"address": "10.0.0.7"}), ONE_L2),
+    "AIBrix's own spelling": (
+        l2(ingestion="HOT", hpkv={"address": "10.0.0.7"}),
+        "spec.aibrix.offloading.l2.ingestion (is 'HOT'): should be 'Hot', 'All' or 'Evicted'",
+    ),
+    **{
+        f"{store} {how}": (
+            l2(**{store: {**block, "port": 1}}),
+            f"spec.aibrix.offloading.l2.{store}: set exactly one of address and metadata",
+        )
+        for store in ("infinistore", "hpkv")
+        for how, block in (("nowhere", {}), ("in two places", {"address": "10.0.0.7", "metadata": {}}))
+    },
+    **{
+        f"{store} by its name": (
+            l2(**{store: {"address": "store.kv"}}),
+            f"spec.aibrix.offloading.l2.{store}.address (is 'store.kv'): {IP}",
+        )
+        for store in ("infinistore", "hpkv", "priskv")
+    },
+    **{
+        f"{store} on no port": (
+            l2(**{store: {"address": "10.0.0.7", "port": 0}}),
+            f"spec.aibrix.offloading.l2.{store}.port (is 0): should be greater than or equal to 1",
+        )
+        for store in ("infinistore", "hpkv", "priskv")
+    },
+    **{
+        f"{store} with {what}": (
+            l2(**{store: written(**fields)}),
+            f"spec.aibrix.offloading.l2.{store}.metadata.redis{said}",
+        )
+        for store in ("infinistore", "hpkv")
+        for what, fields, said in (
+            ("a Redis that is nothing", {}, f": {HOST_OR_PROVISION}"),
+            ("two kinds of Redis", {"host": "redis", "provision": {}}, f": {HOST_OR_PROVISION}"),
+            ("a Valkey on another port", {"provision": {}, "port": 6380}, f": {PORTS}"),
+            ("a Valkey with a Secret", {"provision": {}, "secretRef": {"name": "kv"}}, f": {PORTS}"),
+            ("a Valkey that is too small", {"provision": {"memory": "1G"}}, ".provision.memory (is '1G'): " + LEAST),
+            ("a Secret without a name", {"host": "redis", "secretRef": {}}, ".secretRef.name is required"),
+        )
+    },
+    "a protocol in small letters": (
+        l2(infinistore={"address": "10.0.0.7", "protocol": "tcp"}),
+        "spec.aibrix.offloading.l2.infinistore.protocol (is 'tcp'): should be 'RDMA' or 'TCP'",
+    ),
+    "a link as InfiniStore calls it": (
+        l2(infinistore={"address": "10.0.0.7", "linkType": "IB"}),
+        "spec.aibrix.offloading.l2.infinistore.linkType (is 'IB'): should be 'Ethernet' or 'InfiniBand'",
+    ),
+    "PrisKV nowhere": (l2(priskv={}), "spec.aibrix.offloading.l2.priskv.address is required"),
+    "a password's key with a space": (
+        l2(priskv={"address": "10.0.0.7", "secretRef": {"name": "priskv", "key": "the key"}}),
+        f"spec.aibrix.offloading.l2.priskv.secretRef.key (is 'the key'): {KEY}",
+    ),
+    "EIC without its file": (l2(eic={}), "spec.aibrix.offloading.l2.eic.secretRef is required"),
+    "a Secret of EIC's with a path": (
+        l2(eic={"secretRef": {"name": "kv/eic"}}),
+        f"spec.aibrix.offloading.l2.eic.secretRef.name (is 'kv/eic'): {NAME}",
+    ),
+    "a key of EIC's with a path": (
+        l2(eic={"secretRef": {"name": "eic", "key": "kv/eic.yaml"}}),
+        f"spec.aibrix.offloading.l2.eic.secretRef.key (is 'kv/eic.yaml'): {KEY}",
+    ),
+    "files of no size": (
+        {"aibrix__offloading__l2": {"shfs": {"hostPath": {"path": "/mnt/kv"}}}},
+        "spec.aibrix.offloading.l2.shfs.sizePerNode is required",
+    ),
+    "a database of no size": (
+        {"aibrix__offloading__l2": {"rocksdb": {}}},
+        "spec.aibrix.offloading.l2.rocksdb.sizePerPod is required",
+    ),
+    "a database that is too small": (
+        {"aibrix__offloading__l2": {"rocksdb": {"sizePerPod": "1023Mi"}}},
+        f"spec.aibrix.offloading.l2.rocksdb.sizePerPod (is '1023Mi'): {LEAST}",
+    ),
+    "a database that keeps nothing": (
+        {"aibrix__offloading__l2": {"rocksdb": {"sizePerPod": "1Ti", "ttlSeconds": 0}}},
+        "spec.aibrix.offloading.l2.rocksdb.ttlSeconds (is 0): should be greater than or equal to 60",
+    ),
+    **{
+        f"{store} without NICs": ({"aibrix__offloading__l2": {store: block}}, NO_NICS)
+        for store, block in (
+            ("infinistore", {"address": "10.0.0.7"}),
+            ("hpkv", {"metadata": {}}),
+            ("priskv", {"address": "10.0.0.7"}),
+            ("eic", {"secretRef": {"name": "eic"}}),
+        )
+    },
+    "NICs for agents that there are not": ({**l2(hpkv={"metadata": {}}), "rdma": NICS}, ENGINES_ALONE),
+    "NICs for nobody": (
+        {**l2(hpkv={"metadata": {}}), "rdma": {**FOR_ENGINES, "engines": {"count": 0}}},
+        ENGINES_ALONE,
+    ),
+    "NICs for memory": ({"rdma": FOR_ENGINES}, NICS_FOR_NOTHING),
+    **{
+        f"NICs for {what}": (l2(**{store: block}), NICS_FOR_NOTHING)
+        for what, store, block in (
+            ("files", "shfs", {"hostPath": {"path": "/mnt/kv"}, "sizePerNode": "1Ti"}),
+            ("a database", "rocksdb", {"sizePerPod": "1Ti"}),
+            ("InfiniStore by TCP", "infinistore", {"address": "10.0.0.7", "protocol": "TCP"}),
+        )
+    },
+}
+
+ONE_KIND = "spec.aibrix.distributed: set exactly one of infinistore and vineyard"
+SERVERS_NEED_NICS = (
+    "spec: aibrix.distributed.infinistore needs spec.rdma without hostNetwork, with agents.count of at least 1, since "
+    "its servers do not start without a NIC, and engines.count of at least 1 with protocol RDMA, and 0 with TCP"
+)
+RUN = "aibrix__distributed__infinistore"
+
+WRONG_SERVERS: dict[str, tuple[Manifest, str]] = {
+    "neither InfiniStore nor Vineyard": ({"aibrix": {"distributed": {}}}, ONE_KIND),
+    "InfiniStore and Vineyard": ({"aibrix__distributed__vineyard": {"memoryGiBPerReplica": 400}}, ONE_KIND),
+    "no memory": (
+        {f"{RUN}__memoryGiBPerReplica": GONE},
+        "spec.aibrix.distributed.infinistore.memoryGiBPerReplica is required",
+    ),
+    "memory beyond any server": (
+        {f"{RUN}__memoryGiBPerReplica": 4097},
+        "spec.aibrix.distributed.infinistore.memoryGiBPerReplica (is 4097): should be less than or equal to 4096",
+    ),
+    "no servers": (
+        {f"{RUN}__replicas": 0},
+        "spec.aibrix.distributed.infinistore.replicas (is 0): should be greater than or equal to 1",
+    ),
+    "metadata nowhere": (
+        {f"{RUN}__metadata": {"redis": {}}},
+        f"spec.aibrix.distributed.infinistore.metadata.redis: {HOST_OR_PROVISION}",
+    ),
+    "a Valkey on another port": (
+        {f"{RUN}__metadata": {"redis": {"provision": {}, "port": 1}}},
+        f"spec.aibrix.distributed.infinistore.metadata.redis: {PORTS}",
+    ),
+    "another protocol": (
+        {f"{RUN}__protocol": "UCX"},
+        "spec.aibrix.distributed.infinistore.protocol (is 'UCX'): should be 'RDMA' or 'TCP'",
+    ),
+    "another link": (
+        {f"{RUN}__linkType": "RoCE"},
+        "spec.aibrix.distributed.infinistore.linkType (is 'RoCE'): should be 'Ethernet' or 'InfiniBand'",
+    ),
+    "servers without NICs": ({"rdma": GONE}, SERVERS_NEED_NICS),
+    "NICs of engines alone": ({"rdma": FOR_ENGINES}, SERVERS_NEED_NICS),
+    "NICs of servers alone": ({"rdma": {**NICS, "engines": {"count": 0}}}, SERVERS_NEED_NICS),
+    "NICs of engines that speak TCP": ({f"{RUN}__protocol": "TCP"}, SERVERS_NEED_NICS),
+    "the nodes' own network": ({"rdma": {**NICS, "hostNetwork": {"firstPort": 20000}}}, SERVERS_NEED_NICS),
+}
+
+WRONG_VINEYARDS: dict[str, tuple[Manifest, str]] = {
+    "no memory": (
+        {"aibrix__distributed__vineyard": {}},
+        "spec.aibrix.distributed.vineyard.memoryGiBPerReplica is required",
+    ),
+    "no servers": (
+        {"aibrix__distributed__vineyard__replicas": 0},
+        "spec.aibrix.distributed.vineyard.replicas (is 0): should be greater than or equal to 1",
+    ),
+    "an engine's memory in letters": (
+        {"aibrix__distributed__vineyard__cpuTierGiBPerNode": "64Gi"},
+        "spec.aibrix.distributed.vineyard.cpuTierGiBPerNode (is '64Gi'): must be a whole number",
+    ),
+    "two members": (
+        {"aibrix__distributed__vineyard__etcd": {"replicas": 2}},
+        f"spec.aibrix.distributed.vineyard.etcd.replicas (is 2): {ONE_OR_THREE}",
+    ),
+    "three members that forget": (
+        {"aibrix__distributed__vineyard__etcd": {"ephemeral": True}},
+        f"spec.aibrix.distributed.vineyard.etcd: {FORGETFUL}",
+    ),
+    "a member with a volume and without": (
+        {"aibrix__distributed__vineyard__etcd": {"replicas": 1, "ephemeral": True, "volume": {}}},
+        "spec.aibrix.distributed.vineyard.etcd: ephemeral members have no volume; set one of them",
+    ),
+    "NICs for a socket": ({"rdma": NICS}, NICS_FOR_NOTHING),
 }
 
 VERSION = "must be a version, such as 0.33.0"
@@ -958,6 +1268,9 @@ WRONG: dict[str, tuple[type[api.Model], Manifest, str]] = {
             ("Mooncake", MOONCAKE, WRONG_POOLS),
             ("Nixl", NIXL, WRONG_STORES),
             ("HiCache", HICACHE, WRONG_HICACHES),
+            ("AIBrix", AIBRIX, WRONG_OFFLOADING),
+            ("InfiniStore", SERVERS, WRONG_SERVERS),
+            ("Vineyard", VINEYARD, WRONG_VINEYARDS),
         )
         for case, (c, said) in cases.items()
     },
@@ -1045,6 +1358,10 @@ LONG: dict[str, tuple[type[api.Model], Manifest]] = {
         ),
     ),
     "what is behind": (TierSpec, changed(HICACHE, hicache__l3={"backend": SECRET})),
+    "an address": (TierSpec, changed(AIBRIX, **l2(priskv={"address": SECRET}))),
+    "a server's Secret": (TierSpec, changed(AIBRIX, **l2(priskv={"address": "10.0.0.7", "secretRef": SECRET}))),
+    "EIC's file": (TierSpec, changed(AIBRIX, **l2(eic={"secretRef": {"name": "eic", "key": f"{SECRET}/"}}))),
+    "where members are": (TierSpec, changed(AIBRIX, **l2(hpkv=written(host=f"redis://:{SECRET}@h")))),
     "a selector": (TierSpec, changed(MOONCAKE, rdma={**CLAIMED, "dra": {"deviceClassName": SECRET}})),
     "the image": (TierSpec, changed(TIER, images={"lmcache": f"{SECRET} "})),
     "how many may be away": (TierSpec, changed(TIER, updateStrategy={"maxUnavailable": SECRET})),

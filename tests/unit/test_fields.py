@@ -17,13 +17,15 @@ from function.backends.base import AGENTS, Credential, EnginePatch, Site, Tier
 from function.engines import Engine, pod
 from function.kube import Manifest
 from function.render import load
+from tests import aibrix
 from tests.render.changes import GONE, Changes, changed
 
 DOC = Path("docs/fields.md")
 IMMUTABLE = "immutable"
 LIVE = "live"
 EMPTIES = "empties the cache"
-ROLLS = {"rolls agents", "rolls engines", "rolls control plane"}
+WAITS = "waits"
+ROLLS = {"rolls agents", "rolls engines", "rolls control plane", WAITS}
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -143,12 +145,48 @@ BUCKET_ON_CLUSTER = {**BUCKET_SECRET, "nixl.storage.obj.secretRef.onCluster": Tr
 P2P = {"lmcache": GONE, "backend": "Nixl", "nixl.p2p": {}}
 HICACHE = {"lmcache": GONE, "backend": "HiCache", "hicache.hostMemoryGiBPerNode": 640}
 RATIO = {"lmcache": GONE, "backend": "HiCache", "hicache.ratio": 2}
-AIBRIX = {"lmcache": GONE, "backend": "AIBrix", "aibrix": {"offloading": {}}}
+AIBRIX: Changes = {"lmcache": GONE, "backend": "AIBrix", "aibrix": {"offloading": {}}}
+OF_NODE = {**AIBRIX, "aibrix.offloading.cpuTierGiBPerNode": 640}
+L2 = "aibrix.offloading.l2"
+ADDRESS = {"address": "10.0.0.7"}
+FOR_ENGINES = {**NICS, **ALONE}
+INFINISTORE = {**AIBRIX, f"{L2}.infinistore": ADDRESS, "rdma": FOR_ENGINES}
+HPKV = {**AIBRIX, f"{L2}.hpkv": ADDRESS, "rdma": FOR_ENGINES}
+PRISKV = {**AIBRIX, f"{L2}.priskv": ADDRESS, "rdma": FOR_ENGINES}
+PRISKV_SECRET = {**PRISKV, f"{L2}.priskv.secretRef.name": "priskv"}
+EIC = {**AIBRIX, f"{L2}.eic.secretRef.name": "eic", "rdma": FOR_ENGINES}
+SHFS = {**AIBRIX, f"{L2}.shfs": FOLDER}
+ROCKSDB = {**AIBRIX, f"{L2}.rocksdb.sizePerPod": "500Gi"}
+SERVERS = {**AIBRIX, "aibrix": {"distributed": {"infinistore": {"memoryGiBPerReplica": 400}}}, "rdma": NICS}
+BY_CLAIM = {**SERVERS, "rdma": CLAIM}
+VINEYARD: Changes = {**AIBRIX, "aibrix": {"distributed": {"vineyard": {"memoryGiBPerReplica": 400}}}}
+RUN, LEGACY = "aibrix.distributed.infinistore", "aibrix.distributed.vineyard"
+WRITTEN = {
+    f"{L2}.infinistore": {**AIBRIX, f"{L2}.infinistore.metadata": {}, "rdma": FOR_ENGINES},
+    f"{L2}.hpkv": {**AIBRIX, f"{L2}.hpkv.metadata": {}, "rdma": FOR_ENGINES},
+    RUN: SERVERS,
+}
 OVER_MOONCAKE = {**HICACHE, "hicache.l3.backend": "Mooncake", "mooncake": MOONCAKE["mooncake"]}
 BEHIND = {**HICACHE, "hicache.l3.tierRef.name": "pool"}
 SHARED = {**HICACHE, "hicache.l3.backend": "File", "hicache.l3.file": {"claimName": "kv", "sizePerRank": "500Gi"}}
 WATCHED = {**VALKEY, "monitoring": {}}
 OTHER_IMAGE = "images.example/other:1"
+
+
+def of_members(store: str) -> Mapping[str, Sequence[tuple[Changes, Any]]]:
+    """Write the samples of a store's metadata: a Valkey of the tier's own, and a Redis that is there."""
+    redis = f"{store}.metadata.redis"
+    own: Changes = {**WRITTEN[store], f"{redis}.provision": {}}
+    there = {**WRITTEN[store], f"{redis}.host": "redis"}
+    known = {**there, f"{redis}.secretRef.name": "redis"}
+    return {
+        f"{redis}.provision.memory": [(own, "2Gi")],
+        f"{redis}.host": [(there, "other"), (own, {f"{redis}.provision": GONE, f"{redis}.host": "redis"})],
+        f"{redis}.port": [(there, 6380)],
+        f"{redis}.secretRef.name": [(known, "other"), (there, "redis")],
+        f"{redis}.secretRef.key": [(known, "other")],
+    }
+
 
 # By field: specs that may have it, and another value. A change may bring others along, by their whole paths.
 SAMPLES: Mapping[str, Sequence[tuple[Changes, Any]]] = {
@@ -212,41 +250,108 @@ SAMPLES: Mapping[str, Sequence[tuple[Changes, Any]]] = {
     "hicache.hostMemoryGiBPerNode": [(HICACHE, 1280)],
     "hicache.ratio": [(RATIO, 3)],
     "hicache.writePolicy": [(HICACHE, "WriteBack")],
-    "hicache.l3.backend": [(HICACHE, {"hicache.l3.backend": "Mooncake", "mooncake": MOONCAKE["mooncake"]})],
+    "hicache.l3.backend": [
+        (HICACHE, {"hicache.l3.backend": "Mooncake", "mooncake": MOONCAKE["mooncake"]}),
+        (HICACHE, {"hicache.l3.backend": "AIBrix", f"{L2}.shfs": FOLDER}),
+        (HICACHE, {"hicache.l3.backend": "AIBrix", "aibrix": SERVERS["aibrix"], "rdma": NICS}),
+    ],
     "hicache.l3.tierRef.name": [(BEHIND, "other"), (HICACHE, "pool")],
     "hicache.l3.file.claimName": [(SHARED, "other")],
     "hicache.l3.file.sizePerRank": [(SHARED, "1Ti")],
     "aibrix.offloading.cpuTierGiBPerNode": [(AIBRIX, 1280)],
     "aibrix.offloading.engineGiBPerRank": [(AIBRIX, 10)],
     "aibrix.offloading.evictionPolicy": [(AIBRIX, "LRU")],
-    "rdma.dra.deviceClassName": [(OVER_CLAIMS, "other"), ({**P2P, "rdma": {**CLAIM, **ALONE}}, "other")],
-    "rdma.dra.selectors": [(OVER_CLAIMS, [{"cel": "true"}])],
+    f"{L2}.ingestion": [(SHFS, "All"), (INFINISTORE, "Evicted")],
+    f"{L2}.infinistore.address": [
+        (INFINISTORE, "10.0.0.8"),
+        (AIBRIX, {f"{L2}.infinistore.address": "10.0.0.7", "rdma": FOR_ENGINES}),
+    ],
+    f"{L2}.infinistore.port": [(INFINISTORE, 12346)],
+    **of_members(f"{L2}.infinistore"),
+    f"{L2}.infinistore.protocol": [(INFINISTORE, {f"{L2}.infinistore.protocol": "TCP", "rdma": GONE})],
+    f"{L2}.infinistore.linkType": [(INFINISTORE, "InfiniBand")],
+    f"{L2}.hpkv.address": [(HPKV, "10.0.0.8")],
+    f"{L2}.hpkv.port": [(HPKV, 18513)],
+    **of_members(f"{L2}.hpkv"),
+    f"{L2}.priskv.address": [(PRISKV, "10.0.0.8")],
+    f"{L2}.priskv.port": [(PRISKV, 6380)],
+    f"{L2}.priskv.secretRef.name": [(PRISKV_SECRET, "other"), (PRISKV, "priskv")],
+    f"{L2}.priskv.secretRef.key": [(PRISKV_SECRET, "other")],
+    f"{L2}.eic.secretRef.name": [(EIC, "other")],
+    f"{L2}.eic.secretRef.key": [(EIC, "other")],
+    f"{L2}.shfs.hostPath.path": [(SHFS, "/mnt/other")],
+    f"{L2}.shfs.sizePerNode": [(SHFS, "2Ti")],
+    f"{L2}.rocksdb.sizePerPod": [(ROCKSDB, "1Ti")],
+    f"{L2}.rocksdb.storageClassName": [(ROCKSDB, "fast")],
+    f"{L2}.rocksdb.ttlSeconds": [(ROCKSDB, 3600)],
+    f"{RUN}.replicas": [(SERVERS, 3)],
+    f"{RUN}.memoryGiBPerReplica": [(SERVERS, 500)],
+    **of_members(RUN),
+    f"{RUN}.protocol": [(SERVERS, {f"{RUN}.protocol": "TCP", "rdma.engines.count": 0})],
+    f"{RUN}.linkType": [(SERVERS, "InfiniBand")],
+    f"{LEGACY}.replicas": [(VINEYARD, 3)],
+    f"{LEGACY}.memoryGiBPerReplica": [(VINEYARD, 500)],
+    f"{LEGACY}.cpuTierGiBPerNode": [(VINEYARD, 1280)],
+    f"{LEGACY}.engineGiBPerRank": [(VINEYARD, 10)],
+    "rdma.dra.deviceClassName": [
+        (OVER_CLAIMS, "other"),
+        ({**P2P, "rdma": {**CLAIM, **ALONE}}, "other"),
+        (BY_CLAIM, "other"),
+    ],
+    "rdma.dra.selectors": [(OVER_CLAIMS, [{"cel": "true"}]), (BY_CLAIM, [{"cel": "true"}])],
     "rdma.dra.alignWithGPU": [(OVER_CLAIMS, True), ({**P2P, "rdma": {**CLAIM, **ALONE}}, True)],
-    "rdma.extendedResource.name": [(OVER_NICS, "rdma/other")],
-    "rdma.agents.count": [(OVER_NICS, 3), (OVER_CLAIMS, 3)],
-    "rdma.engines.count": [(OVER_NICS, 3), (OVER_CLAIMS, 3), ({**P2P, "rdma": {**NICS, **ALONE}}, 3)],
-    "rdma.netDevices": [(OVER_NICS, ["mlx5_0"]), ({**P2P, "rdma": {**NICS, **ALONE}}, ["mlx5_0"])],
-    "rdma.gidIndex": [(OVER_NICS, 3)],
-    "rdma.hostNetwork.firstPort": [(ON_HOST, 20100), (OVER_NICS, 20000)],
-    "placement.nodeSelector": [({}, {"pool": "kv"}), (IN_PROCESS, {"pool": "kv"}), (MEMBERS, {"pool": "kv"})],
-    "placement.tolerations": [({}, [{"operator": "Exists"}]), (MEMBERS, [{"operator": "Exists"}])],
+    "rdma.extendedResource.name": [(OVER_NICS, "rdma/other"), (SERVERS, "rdma/other"), (HPKV, "rdma/other")],
+    "rdma.agents.count": [(OVER_NICS, 3), (OVER_CLAIMS, 3), (SERVERS, 3), (BY_CLAIM, 3)],
+    "rdma.engines.count": [
+        (OVER_NICS, 3),
+        (OVER_CLAIMS, 3),
+        ({**P2P, "rdma": FOR_ENGINES}, 3),
+        (SERVERS, 3),
+        (HPKV, 3),
+    ],
+    "rdma.netDevices": [
+        (OVER_NICS, ["mlx5_0"]),
+        ({**P2P, "rdma": FOR_ENGINES}, ["mlx5_0"]),
+        (SERVERS, ["mlx5_0"]),
+        (INFINISTORE, ["mlx5_0"]),
+    ],
+    "rdma.gidIndex": [(OVER_NICS, 3), (SERVERS, 3), ({**INFINISTORE, "rdma.netDevices": ["mlx5_0"]}, 3)],
+    "rdma.hostNetwork.firstPort": [(ON_HOST, 20100), (OVER_NICS, 20000), (HPKV, 20000)],
+    "placement.nodeSelector": [
+        (base, {"pool": "kv"}) for base in ({}, IN_PROCESS, MEMBERS, AIBRIX, SHFS, SERVERS, VINEYARD)
+    ],
+    "placement.tolerations": [(base, [{"operator": "Exists"}]) for base in ({}, MEMBERS, SHFS, SERVERS, VINEYARD)],
     "placement.gpuAccess.type": [({}, "CDI"), (MOONCAKE, "CDI")],
     "placement.gpuAccess.runtimeClassName": [({}, "other"), (MOONCAKE, "other")],
-    "placement.priorityClassName": [({}, "high"), (MOONCAKE, "high"), (FILES, "high"), (MEMBERS, "high")],
-    "placement.gpusPerNode": [({}, 4), (IN_PROCESS, 4), (FILES, 4), (HICACHE, 4)],
+    "placement.priorityClassName": [
+        (base, "high") for base in ({}, MOONCAKE, FILES, MEMBERS, SHFS, SERVERS, VINEYARD, WRITTEN[f"{L2}.hpkv"])
+    ],
+    "placement.gpusPerNode": [
+        *((base, 4) for base in ({}, IN_PROCESS, FILES, HICACHE, OF_NODE)),
+        ({**VINEYARD, f"{LEGACY}.cpuTierGiBPerNode": 640}, 4),
+    ],
     "images.lmcache": [({}, OTHER_IMAGE)],
     "images.mooncake": [(MOONCAKE, OTHER_IMAGE), (MEMBERS, OTHER_IMAGE)],
-    "images.etcd": [(MEMBERS, OTHER_IMAGE)],
-    "images.valkey": [(VALKEY, OTHER_IMAGE), ({**VALKEY, **IN_PROCESS}, OTHER_IMAGE)],
-    "images.exporter": [(WATCHED, OTHER_IMAGE), ({**WATCHED, **IN_PROCESS}, OTHER_IMAGE)],
-    "images.shell": [(MEMBERS, OTHER_IMAGE), (FILES, OTHER_IMAGE)],
-    "updateStrategy.type": [({}, "OnDelete"), (MOONCAKE, "OnDelete"), (FILES, "OnDelete")],
-    "updateStrategy.maxUnavailable": [({}, 2), (MOONCAKE, 2), (FILES, 2)],
+    "images.etcd": [(MEMBERS, OTHER_IMAGE), (VINEYARD, OTHER_IMAGE)],
+    "images.valkey": [(VALKEY, OTHER_IMAGE), ({**VALKEY, **IN_PROCESS}, OTHER_IMAGE), (SERVERS, OTHER_IMAGE)],
+    "images.exporter": [
+        (WATCHED, OTHER_IMAGE),
+        ({**WATCHED, **IN_PROCESS}, OTHER_IMAGE),
+        ({**SERVERS, "monitoring": {}}, OTHER_IMAGE),
+    ],
+    "images.shell": [(MEMBERS, OTHER_IMAGE), (FILES, OTHER_IMAGE), (SHFS, OTHER_IMAGE), (VINEYARD, OTHER_IMAGE)],
+    "images.infinistore": [(SERVERS, OTHER_IMAGE)],
+    "images.vineyard": [(VINEYARD, OTHER_IMAGE)],
+    "images.watcher": [(SERVERS, OTHER_IMAGE)],
+    "updateStrategy.type": [(base, "OnDelete") for base in ({}, MOONCAKE, FILES, SHFS, SERVERS)],
+    "updateStrategy.maxUnavailable": [(base, 2) for base in ({}, MOONCAKE, FILES, SHFS, SERVERS)],
     "monitoring.podMonitors": [
         (WATCHED, False),
         ({**WATCHED, **IN_PROCESS}, False),
         ({**MEMBERS, "monitoring": {}}, False),
         ({"monitoring": {}}, False),
+        ({**SERVERS, "monitoring": {}}, False),
+        ({**VINEYARD, "monitoring": {}}, False),
     ],
     "monitoring.alerts": [(WATCHED, False), ({**MEMBERS, "monitoring": {}}, False)],
     "monitoring.dashboard": [(WATCHED, False), ({**MEMBERS, "monitoring": {}}, False)],
@@ -275,13 +380,17 @@ ENGINES = [
     read_engine("vLLM", "vllm/vllm-openai:v0.20.2"),
     read_engine("SGLang", "lmsysorg/sglang:v0.5.23"),
     read_engine("vLLM", "aibrix/vllm-openai-aibrix-kvcache:v0.10.2"),
+    # To which AIBrix's package was added, and its changed vLLM for Vineyard.
+    read_engine("vLLM", "images.example/vllm-openai:v0.18.1"),
+    read_engine("SGLang", "images.example/sglang:v0.5.23"),
+    read_engine("vLLM", "aibrix/vllm-openai:v0.6.1"),
 ]
 
 
 def secret(name: str) -> Credential:
     """Give a Secret of that name, with every key that a sample names."""
     text = "-----BEGIN CERTIFICATE-----\n" + 64 * "x"
-    keys = ("username", "password", "user", "pass", "key", "other", "url", "ca.crt", "id", "access-key-id")
+    keys = ("username", "password", "user", "pass", "key", "other", "url", "ca.crt", "id", "access-key-id", "eic.yaml")
     return Credential(
         {k: base64.b64encode(text.encode()).decode() for k in (*keys, "secret-access-key")}, f"version of {name}"
     )
@@ -294,11 +403,15 @@ def tier_of(changes: Changes, release: releases.Release = releases.NEWEST, name:
 
 @dataclass(frozen=True)
 class Running:
-    """What runs for a tier: pod templates of agents and of its control plane, and engines' patches."""
+    """What runs for a tier: pod templates of agents and of its control plane, and engines' patches.
+
+    `made` are the specs of what AIBrix's controller makes.
+    """
 
     agents: Any
     control_plane: Mapping[str, Any]
     engines: Sequence[Any]
+    made: Mapping[str, Any]
 
 
 def running(tier: Tier) -> Running:
@@ -310,8 +423,9 @@ def running(tier: Tier) -> Running:
     templates = {
         part.name: part.manifest["spec"]["template"]
         for part in plan.parts
-        if part.manifest["kind"] in ("DaemonSet", "Deployment", "StatefulSet")
+        if part.manifest["kind"] in ("DaemonSet", "Deployment", "StatefulSet") and not part.maker
     }
+    made = [m for part in plan.parts if part.manifest["kind"] == "KVCache" for m in aibrix.made(part.manifest)]
     patches = [backend.attach(tier, site, engine) for engine in ENGINES]
     return Running(
         templates.pop(AGENTS, None),
@@ -320,17 +434,33 @@ def running(tier: Tier) -> Running:
             replace(patch, notices=(), release=()).to_json() if isinstance(patch, EnginePatch) else None
             for patch in patches
         ],
+        {m["metadata"]["name"]: m["spec"] for m in made if m["kind"] in {"Deployment", "StatefulSet"}},
     )
+
+
+def applied(old: Manifest, new: Manifest) -> bool:
+    """Whether AIBrix's controller changes what it made: for another image or number alone, and then all of it."""
+    containers = [spec["template"]["spec"]["containers"] for spec in (old, new)]
+    images = [[c["image"] for c in found] for found in containers]
+    return images[0] != images[1] or old["replicas"] != new["replicas"]
 
 
 def effects(before: Tier, after: Tier) -> set[str]:
     """Say what a change restarts."""
     old, new = running(before), running(after)
     assert any(old.engines), "no engine is attached"
+    other = [
+        (was, new.made[name])
+        for name, was in old.made.items()
+        if name in new.made and was["template"] != new.made[name]["template"]
+    ]
+    rolled = [pair for pair in other if applied(*pair)]
+    control_plane = old.control_plane != new.control_plane or old.made.keys() != new.made.keys()
     found = {
         "rolls agents": old.agents != new.agents,
-        "rolls control plane": old.control_plane != new.control_plane,
+        "rolls control plane": control_plane or bool(rolled),
         "rolls engines": any(o and n and o != n for o, n in zip(old.engines, new.engines, strict=True)),
+        WAITS: rolled != other,
     }
     return {effect for effect, true in found.items() if true}
 
@@ -357,6 +487,6 @@ def test_the_table_says_what_another_release_restarts() -> None:
     images = {f.name: OTHER_IMAGE for f in fields(releases.Release) if f.name.endswith("_image")}
     other = replace(releases.NEWEST, **images)
     found = set()
-    for base in ({}, {**VALKEY, **IN_PROCESS}, MEMBERS, FILES):
+    for base in ({}, {**VALKEY, **IN_PROCESS}, MEMBERS, FILES, SERVERS, VINEYARD):
         found |= effects(tier_of(base), tier_of(base, other))
     assert found == table()["release"].effects & ROLLS

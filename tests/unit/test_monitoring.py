@@ -31,6 +31,15 @@ SPECS: Mapping[str, Manifest] = {
         "backend": "LMCache",
         "lmcache": {"cpuTierGiBPerNode": 64, "diskTier": DISK, "remote": {"redis": {"provision": {"memory": "8Gi"}}}},
     },
+    "aibrix distributed": {
+        "backend": "AIBrix",
+        "aibrix": {"distributed": {"infinistore": {"memoryGiBPerReplica": 64}}},
+        "rdma": {"extendedResource": {"name": "rdma/nics"}, "agents": {"count": 1}, "engines": {"count": 1}},
+    },
+    "aibrix with vineyard": {
+        "backend": "AIBrix",
+        "aibrix": {"distributed": {"vineyard": {"memoryGiBPerReplica": 64}}},
+    },
     "lmcache in process": {"backend": "LMCache", "lmcache": {"cpuTierGiBPerNode": 64, "mode": "InProcess"}},
     "mooncake": {"backend": "Mooncake", "mooncake": MOONCAKE},
     "mooncake with disks": {"backend": "Mooncake", "mooncake": {**MOONCAKE, "disk": DISK}},
@@ -57,6 +66,7 @@ SPECS: Mapping[str, Manifest] = {
 MONITORING = {"PodMonitor", "PrometheusRule"}
 # sha256("kvtier/modelplane-system/pool") begins with c0066.
 NAME = "kvtier-modelplane-system-pool-c0066"
+CACHE = "kvcache-modelplane-system-pool-c26d2"  # as AIBrix's controller names it
 AGENT_DOWN = "KVOffloadAgentDown"
 POD_DOWN = "KVOffloadControlPlaneDown"
 ETCD_FULL = "KVOffloadEtcdFull"
@@ -76,6 +86,8 @@ EXPECTED: Mapping[str, Expected] = {
     "lmcache with a disk": Expected(["agent"], [AGENT_DOWN, MEMORY, PUTS, HITS, DISK_FULL], 6),
     "lmcache with a redis": Expected(["agent"], [AGENT_DOWN, MEMORY, PUTS, HITS], 5),
     "lmcache with a valkey": Expected(["valkey", "agent"], [POD_DOWN, AGENT_DOWN, MEMORY, PUTS, HITS, DISK_FULL], 9),
+    "aibrix distributed": Expected(["valkey"], [POD_DOWN, POD_DOWN], 3),
+    "aibrix with vineyard": Expected(["etcd"], [POD_DOWN, ETCD_FULL], 1),
     "lmcache in process": Expected([], [], 0),
     "mooncake": Expected(["master"], [POD_DOWN, AGENT_DOWN, MEMORY, PUTS, HITS], 6),
     "mooncake with disks": Expected(["master"], [POD_DOWN, AGENT_DOWN, MEMORY, PUTS, DISK_FULL], 7),
@@ -291,10 +303,14 @@ def test_prometheus_alone_reaches_metrics_and_nothing_else(spec: str) -> None:
 def test_everything_is_sound_together(spec: str) -> None:
     one = tier(spec)
     planned = plan(one)
-    manifests = [p.manifest for p in (*planned.parts, *monitoring.parts(one, planned))]
+    manifests = [p.manifest for p in (*planned.parts, *monitoring.parts(one, planned)) if not p.maker]
     assert [error for m in manifests for error in schema_errors(m)] == []
-    engines = ({"kv-offload.modelplane.ai/tier": NAME},)
-    assert lint(manifests, Context(external_pods=engines)) == []
+    engines = {"kv-offload.modelplane.ai/tier": NAME}
+    caches = [m["metadata"]["name"] for m in manifests if m["kind"] == "KVCache"]
+    prefix = "kvcache.orchestration.aibrix.ai"
+    others = [{f"{prefix}/name": n, f"{prefix}/role": role} for n in caches for role in ("cache", "kvwatcher")]
+    servers = {"app.kubernetes.io/instance": NAME, "app.kubernetes.io/component": "infinistore"}
+    assert lint(manifests, Context(external_pods=(engines, *others, servers))) == []
 
 
 def test_parts_have_names_of_their_own() -> None:
@@ -343,7 +359,7 @@ def test_every_metric_is_of_this_tier_alone(spec: str) -> None:
     for expr in expressions(spec):
         selectors = re.findall(r"\w+\{(.*?)\}", expr)
         assert selectors
-        assert [s for s in selectors if not re.search(rf'="(default/)?{NAME}(-\w+)?"', s)] == []
+        assert [s for s in selectors if not re.search(rf'="(default/)?({NAME}|{CACHE})(-\w+)?"', s)] == []
 
 
 POD = f'job="default/{NAME}-agent",pod="a"'

@@ -15,7 +15,8 @@ from tests.unit import specs
 from tests.unit.test_properties import CLUSTER, SECRET
 
 BACKENDS = sorted(specs.BLOCKS)
-# A password, a bucket's credentials, a key of 32 bytes, and an authority: whatever a tier may ask of its Secret.
+# A password, a bucket's credentials, a key of 32 bytes, an authority, and EIC's file: whatever a tier may ask of its
+# Secret.
 KEYS: Manifest = {
     **SECRET,
     "data": {
@@ -24,6 +25,7 @@ KEYS: Manifest = {
         "secret-access-key": "c2VjcmV0",
         "key": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
         "ca.crt": "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCg==",
+        "eic.yaml": "Y2x1c3RlcjogZWljCg==",
     },
 }
 BEHIND: Manifest = {
@@ -91,8 +93,10 @@ def test_once_everything_runs_a_tier_is_ready(backend: str, data: st.DataObject)
     first = composed(spec)
     second = render(first.composite, observe(first), required())
     states = {c["type"]: c["status"] for c in second.composite["status"]["conditions"]}
-    warnings = {"HostNetworkUnprotected", "KeysNotDurable", "EtcdFillsUp", "InsufficientNICs"}
+    warnings = {"HostNetworkUnprotected", "KeysNotDurable", "EtcdFillsUp", "InsufficientNICs", "LegacyBackend"}
     assert {type_ for type_, status in states.items() if status != "True"} <= warnings
+    vineyard = "vineyard" in spec.get("aibrix", {}).get("distributed", {})
+    assert states["LegacyBackend"] == ("True" if vineyard else "False")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -13,6 +13,8 @@ from function.backends.base import EnginePatch, Notice, Refusal, Tier
 from function.engines import Engine, table, versions
 from function.engines.args import Flag, names
 
+UNKNOWN = "AIBrixUnknown"
+
 _MODULE = "aibrix_kvcache.integration.vllm.kv_connector.aibrix_offloading_connector_type1"
 _OTHER_BACKEND = "or a tier of another backend"
 _SPECULATIVE = ("--speculative-config", "-sc")
@@ -101,7 +103,7 @@ def notices(engine: Engine, connector: Connector) -> list[Notice]:
         return []
     package = f"AIBrix's KV cache package {versions.show(table.AIBRIX_CONNECTORS.since)} or newer"
     needed = package if connector.module else "AIBrix's KV cache package and the vLLM that it patches"
-    return [libraries.unverified(engine, table.AIBRIX, "AIBrixUnknown", needed)]
+    return [libraries.unverified(engine, table.AIBRIX, UNKNOWN, needed)]
 
 
 def patch(tier: Tier, engine: Engine, connector: Connector) -> EnginePatch:

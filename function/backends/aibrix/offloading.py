@@ -1,87 +1,74 @@
-"""L1: what each rank of an engine holds in its own memory, by a share of its node's or by what its pod has."""
+"""AIBrix's own connector in an engine: what each rank holds itself, its L1, and the store behind it, L2."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from function import sizing, workloads
+from function import kube, sizing, workloads
 from function.api.tier import Offloading
-from function.backends.aibrix import connector
-from function.backends.base import EnginePatch, Refusal, Site, Tier, given, gpus_per_node, suffices
+from function.backends.aibrix import connector, l2, memory
+from function.backends.aibrix.metadata import PREFIX
+from function.backends.base import EnginePatch, Refusal, Site, Tier, given
 from function.engines import Engine
 
-_PREFIX = "AIBRIX_KV_CACHE_OL_"
-_CAPACITY = f"{_PREFIX}L1_CACHE_CAPACITY_GB"
-_NODE = "aibrix.offloading.cpuTierGiBPerNode"
-_BESIDE = "aibrix.offloading.engineGiBPerRank"
+_ENABLED = f"{PREFIX}L1_CACHE_ENABLED"
+_CAPACITY = f"{PREFIX}L1_CACHE_CAPACITY_GB"
+_BLOCK = "aibrix.offloading"
+# What AIBrix takes for each rank without L1 is L2's.
+NO_L1 = {_ENABLED: "0"}
 
 
 def budget(tier: Tier, site: Site) -> Mapping[str, int]:
     """Say what a node gives, for people to read; nothing where each engine's own memory decides. Raises Invalid."""
-    node = _spec(tier).cpu_tier_gib_per_node
+    spec = given(tier.spec.aibrix).offloading
+    node = spec.cpu_tier_gib_per_node if spec else None
     if not node:
         return {}
-    return {"cacheGiB": node, "gpusPerNode": _gpus(tier, site, node)}
+    return {"cacheGiB": node, "gpusPerNode": memory.gpus(tier, site, node, f"{_BLOCK}.cpuTierGiBPerNode")}
 
 
 def attach(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
-    """Attach a vLLM engine that holds KV in its own memory; raises Invalid where a node's share is too small."""
+    """Attach a vLLM engine by AIBrix's connector; raises Invalid where a node's share is too small."""
     found = connector.of(engine)
     if isinstance(found, Refusal):
         return found
     if refusal := connector.unfit(engine, found):
         return refusal
-    size = _l1(tier, site, engine, found.name)
+    spec, store = given(tier.spec.aibrix).offloading, l2.store(tier, engine)
+    if isinstance(store, Refusal):
+        return store
+    size = memory.per_rank(tier, site, engine, spec, _BLOCK, found.name) if spec else 0
     if isinstance(size, Refusal):
         return size
-    variables = {
-        # AIBrix's images ask for it; a newer vLLM has no other.
-        **({} if found.module else {"VLLM_USE_V1": "1"}),
-        f"{_PREFIX}L1_CACHE_ENABLED": "1",
-        _CAPACITY: str(sizing.amount(_CAPACITY, size * sizing.GIB)),
-        f"{_PREFIX}L1_CACHE_EVICTION_POLICY": _spec(tier).eviction_policy,
-    }
+    # AIBrix's images ask for it; a newer vLLM has no other.
+    own = {} if found.module else {"VLLM_USE_V1": "1"}
+    patch = connector.patch(tier, engine, found)
+    if store:
+        patch = replace(
+            patch,
+            # Engines of one keyspace share it.
+            identity=engine.keyspace,
+            mounts=store.mounts,
+            volumes=store.volumes,
+            resources=store.resources,
+            devices=store.devices,
+            align=store.align,
+            capabilities=store.capabilities,
+            host_network=store.host_network,
+            init_containers=store.init_containers,
+            notices=[*patch.notices, *store.notices],
+        )
+    behind: Sequence[kube.Manifest] = store.env if store else ()
     return replace(
-        connector.patch(tier, engine, found),
-        env=workloads.variables(variables),
+        patch,
+        env=[*workloads.variables({**own, **(_l1(spec, size) if spec else NO_L1)}), *behind],
         memory=engine.ranks * size * sizing.GIB,
-        engine_memory=_spec(tier).engine_gib_per_rank * sizing.GIB,
+        engine_memory=spec.engine_gib_per_rank * sizing.GIB if spec else 0,
     )
 
 
-def _l1(tier: Tier, site: Site, engine: Engine, name: str) -> int | Refusal:
-    """Tell how many whole GiB each rank holds, as AIBrix takes them from the system, or why it cannot."""
-    spec, ranks = _spec(tier), engine.ranks
-    beside, pod = spec.engine_gib_per_rank, engine.memory / sizing.GIB
-    if spec.cpu_tier_gib_per_node:
-        size = spec.cpu_tier_gib_per_node // _gpus(tier, site, spec.cpu_tier_gib_per_node)
-    elif not engine.memory:
-        return Refusal(
-            "EngineMemoryUnknown",
-            "the engine's container says nothing of memory, of which each rank would hold what is left beside "
-            f"{beside} GiB; set engine.resources.limits.memory and requests.memory, or {_NODE} of the tier",
-        )
-    else:
-        # The least that makes sense, so that what is refused says what would do.
-        size = max(1, int(sizing.rank_memory(pod, ranks, beside)))
-    wanted = sizing.pod_memory(size, ranks, beside)
-    if engine.memory and wanted > pod:
-        return Refusal(
-            "EngineMemoryShort",
-            f"the engine's container asks for {round(pod, 1):g} GiB of memory, and {ranks} rank(s) of {size} GiB of KV "
-            f"and {beside} GiB beside that ({_BESIDE}) need {wanted:g} GiB; set its memory to that or more"
-            + (f", or {_NODE} of the tier to less" if spec.cpu_tier_gib_per_node else ""),
-            # With what it held before, it would be killed.
-            [name],
-        )
-    return size
-
-
-def _gpus(tier: Tier, site: Site, node: int) -> int:
-    """Tell among how many GPUs a node's GiB are shared. Raises Invalid where nobody knows, or one gets less than 1."""
-    gpus = gpus_per_node(tier, site, _NODE)
-    suffices(_NODE, node, gpus)
-    return gpus
-
-
-def _spec(tier: Tier) -> Offloading:
-    return given(tier.spec.aibrix).offloading
+def _l1(spec: Offloading, size: int) -> dict[str, str]:
+    return {
+        _ENABLED: "1",
+        _CAPACITY: str(sizing.amount(_CAPACITY, size * sizing.GIB)),
+        f"{PREFIX}L1_CACHE_EVICTION_POLICY": spec.eviction_policy,
+    }

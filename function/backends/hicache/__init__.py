@@ -10,6 +10,7 @@ from typing import Protocol
 from function import sizing, workloads
 from function.api.tier import L3, FileL3
 from function.backends import hierarchy
+from function.backends.aibrix import AIBrix
 from function.backends.base import (
     Backend,
     Credential,
@@ -39,7 +40,7 @@ class Storing(Backend, Protocol):
         ...
 
 
-STORING: Mapping[str, Storing] = {"Mooncake": Mooncake(), "Nixl": Nixl()}
+STORING: Mapping[str, Storing] = {"Mooncake": Mooncake(), "Nixl": Nixl(), "AIBrix": AIBrix()}
 
 
 class HiCache:

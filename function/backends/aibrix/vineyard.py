@@ -1,0 +1,140 @@
+"""Vineyard's servers, run by AIBrix's controller beside the engines of their nodes, and the etcd between them.
+
+Legacy: the one vLLM that speaks to it is AIBrix's 0.6.1. Variables and flags are those of seeds and samples
+(samples/kvcache/vineyard, pkg/controller/kvcache/backends/vineyard.go of v0.7.0).
+"""
+
+from function import kube, placement, sizing, workloads
+from function.api.tier import Vineyard
+from function.backends import compatibility
+from function.backends.aibrix import kvcache, memory
+from function.backends.base import EnginePatch, Notice, Part, Refusal, Site, Tier, given
+from function.engines import Engine, table, versions
+from function.stores import etcd
+
+COMPONENT = "vineyard"
+CONNECTOR = "Vineyard"
+LEGACY = "LegacyBackend"
+
+_RPC_PORT = 9600
+_SOCKET_DIR = "/var/run"
+_AFFINITY = "kvcache.orchestration.aibrix.ai/pod-affinity-workload"
+_APART = "kvcache.orchestration.aibrix.ai/pod-anti-affinity"
+_MODEL = "model.aibrix.ai/name"
+_CAPACITY = "VINEYARD_CACHE_CPU_MEM_LIMIT_GB"
+# Beside what lies in its shared memory.
+_OVERHEAD_GIB = 2
+# Pods that wait for an engine count: the servers follow engines, and engines the tier. Another memory is nothing that
+# the controller would apply.
+_READY = (
+    "has(object.status) && has(object.status.observedGeneration)"
+    " && object.status.observedGeneration >= object.metadata.generation"
+    " && (has(object.status.updatedReplicas) ? object.status.updatedReplicas : 0) == object.spec.replicas"
+    " && (has(object.status.replicas) ? object.status.replicas : 0) == object.spec.replicas"
+    " && object.spec.template.spec.containers.all(c, has(c.resources.limits)"
+    " && c.resources.limits['memory'] == '{memory}')"
+)
+
+
+def parts(tier: Tier) -> list[Part]:
+    """Plan the KVCache, the etcd that its servers share, and who may reach what."""
+    spec, servers = _spec(tier), kvcache.servers(tier)
+    amounts = {"memory": f"{spec.memory_gib_per_replica + _OVERHEAD_GIB}Gi"}
+    cache = {
+        "image": tier.spec.images.vineyard or tier.release.vineyard_image,
+        "resources": {"requests": {"cpu": "2", **amounts}, "limits": amounts},
+    }
+    # The annotation's presence is what counts; without it two servers of one node would share a socket.
+    annotations = {_AFFINITY: tier.instance, _APART: "true"}
+    return [
+        workloads.service_account(tier),
+        *etcd.parts(tier, spec.etcd, [servers]),
+        _etcd_service(tier),
+        kvcache.part(tier, COMPONENT, spec, cache, {"service": _RPC_PORT}, annotations),
+        kvcache.observed(tier, "Deployment", COMPONENT, _READY.format(memory=amounts["memory"])),
+        kvcache.network_policy(
+            tier, COMPONENT, servers, [workloads.from_pods([workloads.engines(tier), servers], [_RPC_PORT])]
+        ),
+    ]
+
+
+def notices() -> list[Notice]:
+    """Say what is wrong with it."""
+    return [
+        Notice(
+            LEGACY,
+            "Vineyard",
+            "AIBrix keeps Vineyard for vLLM 0.6.1 alone, and its controller does not tell it how much it may hold; a "
+            "new tier should have aibrix.distributed.infinistore",
+        )
+    ]
+
+
+def attach(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
+    """Attach AIBrix's vLLM 0.6.1; raises Invalid where a node's share is too small."""
+    assert engine.version
+    if not table.VLLM_VINEYARD.holds(engine.version):
+        first = versions.show(table.VLLM_VINEYARD.since)
+        return Refusal(
+            "EngineTooNew",
+            f"vLLM {versions.show(engine.version)} does not speak to Vineyard, which AIBrix's image of {first} alone "
+            "does; name a tier with aibrix.distributed.infinistore",
+        )
+    if engine.identity.lora:
+        return Refusal(
+            "LoRANotIsolated",
+            "nothing says that Vineyard tells a LoRA adapter's KV from its base model's, so answers could be wrong; "
+            "remove the adapters, or the tierRef",
+            [CONNECTOR],
+        )
+    why = "nothing says that they agree on what Vineyard gives them, so answers could be wrong"
+    instead = "keep tensor parallelism within a pod"
+    if refusal := compatibility.in_several_pods(engine, [CONNECTOR], why, instead):
+        return refusal
+    spec = _spec(tier)
+    size = memory.per_rank(tier, site, engine, spec, "aibrix.distributed.vineyard", CONNECTOR)
+    if isinstance(size, Refusal):
+        return size
+    variables = {
+        "VLLM_USE_VINEYARD_CACHE": "1",
+        _CAPACITY: str(sizing.amount(_CAPACITY, size * sizing.GIB)),
+        "AIBRIX_LLM_KV_CACHE": "1",
+        "AIBRIX_LLM_KV_CACHE_KV_CACHE_NS": engine.keyspace,
+        "AIBRIX_LLM_KV_CACHE_CHUNK_SIZE": "16",
+        "AIBRIX_LLM_KV_CACHE_SOCKET": f"{_SOCKET_DIR}/vineyard.sock",
+        "AIBRIX_LLM_KV_CACHE_RPC_ENDPOINT": f"{kvcache.name(tier)}-rpc:{_RPC_PORT}",
+        "VINEYARD_CACHE_ENABLE_ASYNC_UPDATE": "1",
+        "VINEYARD_CACHE_METRICS_ENABLED": "1",
+    }
+    folder = f"/var/run/vineyard-kubernetes/{tier.spec.target_namespace}/{kvcache.name(tier)}"
+    return EnginePatch(
+        tier=tier.ref,
+        connector=CONNECTOR,
+        identity=engine.keyspace,
+        since=table.VLLM_VINEYARD.since,
+        env=workloads.variables(variables),
+        args=[] if engine.line.flags("--enable-prefix-caching") else ["--enable-prefix-caching"],
+        mounts=[{"name": "kv-vineyard", "mountPath": _SOCKET_DIR}],
+        volumes=[{"name": "kv-vineyard", "hostPath": {"path": folder, "type": "DirectoryOrCreate"}}],
+        # By the second one its servers come to the engine's node.
+        labels={**workloads.engines(tier), _MODEL: tier.instance},
+        **placement.placed(tier.spec.placement),
+        memory=engine.ranks * size * sizing.GIB,
+        engine_memory=spec.engine_gib_per_rank * sizing.GIB,
+    )
+
+
+def _spec(tier: Tier) -> Vineyard:
+    return given(given(tier.spec.aibrix).vineyard)
+
+
+def _etcd_service(tier: Tier) -> Part:
+    """Plan the Service by which its servers look for etcd; the controller would run members that know no other."""
+    metadata = tier.metadata(etcd.COMPONENT)
+    metadata["name"] = f"{kvcache.name(tier)}-etcd-service"
+    spec = {
+        "selector": tier.selector(etcd.COMPONENT),
+        "ports": [{"name": "client", "port": etcd.CLIENT_PORT, "targetPort": "client"}],
+    }
+    manifest: kube.Manifest = {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
+    return Part("etcd-clients-service", manifest)
