@@ -27,6 +27,8 @@ def _all(*counts: str) -> str:
 
 # As `kubectl rollout status`: an old replica that still serves does not make a new one that fails ready.
 DEPLOYMENT_READY = _SEEN + _all("replicas", "updatedReplicas", "availableReplicas")
+# Its pods are there, whether or not they are ready.
+DEPLOYMENT_MADE = _SEEN + _all("replicas", "updatedReplicas")
 STATEFULSET_READY = _SEEN + _all("updatedReplicas", "readyReplicas")
 
 # A container port of this name is scraped, where the tier asks for it.

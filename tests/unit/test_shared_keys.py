@@ -19,12 +19,23 @@ STORAGE: Manifest = {"cpuTierGiBPerNode": 64, "fs": FOLDER}
 BUCKET: Manifest = {"cpuTierGiBPerNode": 64, "obj": {"bucket": "kv-cache", "region": "eu-west-1"}}
 POOL: Manifest = {"segmentGiBPerNode": 64, "protocol": "TCP"}
 CLAIM: Manifest = {"claimName": "kv", "sizePerRank": "100Gi"}
+NICS: Manifest = {"extendedResource": {"name": "rdma/nics"}, "agents": {"count": 1}, "engines": {"count": 1}}
+FILES: Manifest = {"offloading": {"cpuTierGiBPerNode": 64, "l2": {"shfs": FOLDER}}}
 TIERS: dict[str, tuple[str, Manifest]] = {
     "LMCache with agents": ("vLLM", {"backend": "LMCache", "lmcache": {"cpuTierGiBPerNode": 64}}),
     "LMCache in process": ("vLLM", {"backend": "LMCache", "lmcache": {"cpuTierGiBPerNode": 64, "mode": "InProcess"}}),
     "Mooncake": ("vLLM", {"backend": "Mooncake", "mooncake": POOL}),
     "Nixl in files": ("vLLM", {"backend": "Nixl", "nixl": {"storage": STORAGE}}),
     "Nixl in a bucket": ("vLLM", {"backend": "Nixl", "nixl": {"storage": BUCKET}}),
+    "AIBrix in files": ("vLLM", {"backend": "AIBrix", "aibrix": FILES}),
+    "AIBrix in InfiniStore": (
+        "vLLM",
+        {"backend": "AIBrix", "aibrix": {"distributed": {"infinistore": {"memoryGiBPerReplica": 64}}}, "rdma": NICS},
+    ),
+    "AIBrix behind SGLang": (
+        "SGLang",
+        {"backend": "HiCache", "hicache": {"ratio": 2, "l3": {"backend": "AIBrix"}}, "aibrix": FILES},
+    ),
     "Mooncake behind SGLang": ("SGLang", {"backend": "Mooncake", "mooncake": POOL}),
     "Nixl in files behind SGLang": ("SGLang", {"backend": "Nixl", "nixl": {"storage": STORAGE}}),
     "Nixl in a bucket behind SGLang": ("SGLang", {"backend": "Nixl", "nixl": {"storage": BUCKET}}),
@@ -68,7 +79,8 @@ def attach(name: str, meaning: Meaning, model: str) -> EnginePatch | Refusal:
     tier = Tier("modelplane-system", "shared", spec, releases.NEWEST)
     sglang = kind == "SGLang"
     # Of which nobody knows what libraries they hold.
-    image = f"registry.example/{meaning.image}/{'sglang:v0.5.23' if sglang else 'vllm:v0.33.0'}"
+    version = "sglang:v0.5.23" if sglang else "vllm:v0.21.0" if spec.backend == "AIBrix" else "vllm:v0.33.0"
+    image = f"registry.example/{meaning.image}/{version}"
     args = [
         f"--model{'-path' if sglang else ''}={model}",
         f"--tp={meaning.ranks}" if sglang else f"-tp={meaning.ranks}",
@@ -85,9 +97,8 @@ def attach(name: str, meaning: Meaning, model: str) -> EnginePatch | Refusal:
 
 def keys(patch: EnginePatch) -> str:
     """Whatever of a patch goes into the keys, or says where they are: all but what is the same for a whole tier."""
-    seeds = {
-        e["name"]: e for e in patch.env if e["name"] in ("PYTHONHASHSEED", "SGLANG_HICACHE_NIXL_BACKEND_STORAGE_DIR")
-    }
+    names = ("PYTHONHASHSEED", "SGLANG_HICACHE_NIXL_BACKEND_STORAGE_DIR", "AIBRIX_KV_CACHE_OL_L2_CACHE_NAMESPACE")
+    seeds = {e["name"]: e for e in patch.env if e["name"] in names}
     extra = [a for a in patch.args if a.startswith("--hicache-storage-backend-extra-config")]
     folders = [m.get("subPath") for m in patch.mounts]
     return compact([seeds, extra, folders, dict(patch.kv_transfer)])

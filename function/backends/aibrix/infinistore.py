@@ -31,7 +31,7 @@ def parts(tier: Tier, credential: Credential | None) -> list[Part]:
     }
     ports = {"service": _SERVICE_PORT, "manage": _MANAGE_PORT}
     # Without spec.metadata it makes no Redis of its own, which would have no password.
-    planned = kvcache.part(tier, COMPONENT, spec, {"template": template}, ports, {}, watcher=watcher)
+    planned = kvcache.part(tier, COMPONENT, spec, {"template": template}, ports=ports, watcher=watcher)
     return [
         workloads.service_account(tier),
         *rdma.parts(tier),

@@ -5,6 +5,7 @@ defects. It writes no status, so what it makes is looked at.
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from function import kube, workloads
 from function.api.tier import Servers
@@ -36,13 +37,14 @@ def watcher(tier: Tier) -> Mapping[str, str]:
     return {metadata.LABEL_NAME: name(tier), metadata.LABEL_ROLE: metadata.WATCHER}
 
 
-def part(  # noqa: PLR0917
+def part(
     tier: Tier,
     backend: str,
     spec: Servers,
     cache: kube.Manifest,
+    *,
     ports: Mapping[str, int],
-    annotations: Mapping[str, str],
+    annotations: Mapping[str, str] = MappingProxyType({}),
     **more: kube.Manifest,
 ) -> Part:
     """Plan the KVCache.

@@ -79,12 +79,13 @@ def store(tier: Tier, engine: Engine) -> hierarchy.Store | Refusal | None:
     return _rocksdb(tier, engine, spec)
 
 
-def _store(  # noqa: PLR0917
+def _store(
     tier: Tier,
     engine: Engine,
     name: str,
     env: Sequence[kube.Manifest],
-    nics: bool = False,  # noqa: FBT001, FBT002
+    *,
+    nics: bool = False,
     mounts: Sequence[kube.Manifest] = (),
     volumes: Sequence[kube.Manifest] = (),
 ) -> hierarchy.Store:

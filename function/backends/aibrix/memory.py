@@ -13,9 +13,7 @@ def gpus(tier: Tier, site: Site, node: int, field: str) -> int:
     return found
 
 
-def per_rank(  # noqa: PLR0917
-    tier: Tier, site: Site, engine: Engine, spec: OwnMemory, block: str, connector: str
-) -> int | Refusal:
+def per_rank(tier: Tier, site: Site, engine: Engine, spec: OwnMemory, *, block: str, connector: str) -> int | Refusal:
     """Tell how many whole GiB each rank holds, as AIBrix takes them from the system, or why it cannot.
 
     Args:

@@ -36,7 +36,7 @@ def attach(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
     spec, store = given(tier.spec.aibrix).offloading, l2.store(tier, engine)
     if isinstance(store, Refusal):
         return store
-    size = memory.per_rank(tier, site, engine, spec, _BLOCK, found.name) if spec else 0
+    size = memory.per_rank(tier, site, engine, spec, block=_BLOCK, connector=found.name) if spec else 0
     if isinstance(size, Refusal):
         return size
     # AIBrix's images ask for it; a newer vLLM has no other.

@@ -4,7 +4,7 @@ Legacy: the one vLLM that speaks to it is AIBrix's 0.6.1. Variables and flags ar
 (samples/kvcache/vineyard, pkg/controller/kvcache/backends/vineyard.go of v0.7.0).
 """
 
-from function import kube, placement, sizing, workloads
+from function import kube, placement, preflight, sizing, workloads
 from function.api.tier import Vineyard
 from function.backends import compatibility
 from function.backends.aibrix import kvcache, memory
@@ -24,16 +24,6 @@ _MODEL = "model.aibrix.ai/name"
 _CAPACITY = "VINEYARD_CACHE_CPU_MEM_LIMIT_GB"
 # Beside what lies in its shared memory.
 _OVERHEAD_GIB = 2
-# Pods that wait for an engine count: the servers follow engines, and engines the tier. Another memory is nothing that
-# the controller would apply.
-_READY = (
-    "has(object.status) && has(object.status.observedGeneration)"
-    " && object.status.observedGeneration >= object.metadata.generation"
-    " && (has(object.status.updatedReplicas) ? object.status.updatedReplicas : 0) == object.spec.replicas"
-    " && (has(object.status.replicas) ? object.status.replicas : 0) == object.spec.replicas"
-    " && object.spec.template.spec.containers.all(c, has(c.resources.limits)"
-    " && c.resources.limits['memory'] == '{memory}')"
-)
 
 
 def parts(tier: Tier) -> list[Part]:
@@ -50,8 +40,8 @@ def parts(tier: Tier) -> list[Part]:
         workloads.service_account(tier),
         *etcd.parts(tier, spec.etcd, [servers]),
         _etcd_service(tier),
-        kvcache.part(tier, COMPONENT, spec, cache, {"service": _RPC_PORT}, annotations),
-        kvcache.observed(tier, "Deployment", COMPONENT, _READY.format(memory=amounts["memory"])),
+        kvcache.part(tier, COMPONENT, spec, cache, ports={"service": _RPC_PORT}, annotations=annotations),
+        kvcache.observed(tier, "Deployment", COMPONENT, _ready(amounts["memory"])),
         kvcache.network_policy(
             tier, COMPONENT, servers, [workloads.from_pods([workloads.engines(tier), servers], [_RPC_PORT])]
         ),
@@ -92,9 +82,10 @@ def attach(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
     if refusal := compatibility.in_several_pods(engine, [CONNECTOR], why, instead):
         return refusal
     spec = _spec(tier)
-    size = memory.per_rank(tier, site, engine, spec, "aibrix.distributed.vineyard", CONNECTOR)
+    size = memory.per_rank(tier, site, engine, spec, block="aibrix.distributed.vineyard", connector=CONNECTOR)
     if isinstance(size, Refusal):
         return size
+    rpc = f"{kvcache.name(tier)}-rpc:{_RPC_PORT}"
     variables = {
         "VLLM_USE_VINEYARD_CACHE": "1",
         _CAPACITY: str(sizing.amount(_CAPACITY, size * sizing.GIB)),
@@ -102,7 +93,7 @@ def attach(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
         "AIBRIX_LLM_KV_CACHE_KV_CACHE_NS": engine.keyspace,
         "AIBRIX_LLM_KV_CACHE_CHUNK_SIZE": "16",
         "AIBRIX_LLM_KV_CACHE_SOCKET": f"{_SOCKET_DIR}/vineyard.sock",
-        "AIBRIX_LLM_KV_CACHE_RPC_ENDPOINT": f"{kvcache.name(tier)}-rpc:{_RPC_PORT}",
+        "AIBRIX_LLM_KV_CACHE_RPC_ENDPOINT": rpc,
         "VINEYARD_CACHE_ENABLE_ASYNC_UPDATE": "1",
         "VINEYARD_CACHE_METRICS_ENABLED": "1",
     }
@@ -116,6 +107,8 @@ def attach(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
         args=[] if engine.line.flags("--enable-prefix-caching") else ["--enable-prefix-caching"],
         mounts=[{"name": "kv-vineyard", "mountPath": _SOCKET_DIR}],
         volumes=[{"name": "kv-vineyard", "hostPath": {"path": folder, "type": "DirectoryOrCreate"}}],
+        # A pod that waits is on its node already, and there its server comes.
+        init_containers=[preflight.container(tier.ref, [rpc])],
         # By the second one its servers come to the engine's node.
         labels={**workloads.engines(tier), _MODEL: tier.instance},
         **placement.placed(tier.spec.placement),
@@ -126,6 +119,15 @@ def attach(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
 
 def _spec(tier: Tier) -> Vineyard:
     return given(given(tier.spec.aibrix).vineyard)
+
+
+def _ready(memory: str) -> str:
+    """Write when the servers are there: they follow engines, and engines the tier, so none has to be ready.
+
+    Another memory is nothing that the controller would apply.
+    """
+    limits = f"has(c.resources.limits) && c.resources.limits['memory'] == '{memory}'"
+    return f"{workloads.DEPLOYMENT_MADE} && object.spec.template.spec.containers.all(c, {limits})"
 
 
 def _etcd_service(tier: Tier) -> Part:
