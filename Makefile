@@ -42,7 +42,7 @@ bench: $(TEST)/done ## Measure RunFunction against the SDK's identity function.
 conformance: $(CONFORMANCE)/lmcache-0.3.7 $(ENGINES:%=$(CONFORMANCE)/%) ## Run what is rendered: LMCache, Mooncake, etcd, Valkey, and the engines' parsers.
 	$(CONFORMANCE)/bin/python -m pytest tests/conformance
 
-e2e-tools: $(E2E)/done ## Build etcd, Kubernetes, Crossplane, its provider and kwok, once (needs Go; 25 minutes).
+e2e-tools: $(E2E)/done ## Build etcd, Kubernetes, Crossplane, its provider, AIBrix's controller and kwok, once (needs Go; 25 minutes).
 	$(E2E)/bin/python -m tests.tools.build e2e
 
 e2e: e2e-tools ## Install it on a real control plane with two inference clusters, run, break and heal it (15 minutes).

@@ -10,7 +10,7 @@ from crossplane.function import resource
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
-from function import kube
+from function import claims, kube
 from function.backends.base import Part
 
 API_VERSION = "kubernetes.m.crossplane.io/v1alpha1"
@@ -152,6 +152,13 @@ class Delivery:
         if observed is None:
             return Delivered(part)
         return self._keep(part, key, observed)
+
+    def keep_claimed(self) -> None:
+        """Desire ResourceClaimTemplates that are observed and not wanted any more: others' pods may claim by them."""
+        for key, observed in self._observed.items():
+            kind = kube.text(observed, "spec", "forProvider", "manifest", "kind")
+            if kind == claims.KIND and key not in self._rsp.desired.resources:
+                self._keep(key.removesuffix(f"-{self.cluster}"), key, observed)
 
     def keep_all(self) -> None:
         """Desire everything that was delivered before, as it is observed."""

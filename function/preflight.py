@@ -14,14 +14,17 @@ _SECONDS = 600
 # By the engine's own image, which has Python whatever else it is.
 _PROGRAM = """\
 import socket, sys, time
-seconds, tier, *targets = sys.argv[1:]
+seconds, tier, wanted, *targets = sys.argv[1:]
 end = time.monotonic() + float(seconds)
 while True:
+    answered = 0
     for target in targets:
         host, _, port = target.rpartition(":")
         try:
             socket.create_connection((host, int(port)), 3).close()
-            sys.exit(0)
+            answered += 1
+            if answered == int(wanted):
+                sys.exit(0)
         except OSError as e:
             last = f"{target}: {e}"
     if time.monotonic() > end:
@@ -30,17 +33,18 @@ while True:
 """
 
 
-def container(tier: str, targets: Sequence[str], seconds: int = _SECONDS) -> kube.Manifest:
+def container(tier: str, targets: Sequence[str], seconds: int = _SECONDS, *, every: bool = False) -> kube.Manifest:
     """Write the init container, without its image.
 
     Args:
         tier: The tier as people write it, for the message.
         targets: host:port, one of which has to answer.
         seconds: For how long it waits.
+        every: Whether all of them have to answer.
     """
     return {
         "name": NAME,
-        "command": ["python3", "-c", _PROGRAM, str(seconds), tier, *targets],
+        "command": ["python3", "-c", _PROGRAM, str(seconds), tier, str(len(targets) if every else 1), *targets],
         "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "128Mi"}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},

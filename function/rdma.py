@@ -67,7 +67,7 @@ def port_taken(tier: Tier, engine: Engine) -> Refusal | None:
 def too_few(tier: Tier, site: Site, engine: Engine) -> Refusal | None:
     """Say that agent and engine together ask for more NICs than their node has."""
     pool = engine.pool or tier.spec.placement.node_selector.get(POOL, "")
-    has, needs = _has(tier, site, pool), _needs(tier)
+    has, needs = _has(tier, site, pool), _needs(tier, beside=True)
     own = engine.devices.get(_class(tier), 0)
     if has is None or needs + own <= has:
         return None
@@ -143,10 +143,13 @@ def _apart(tier: Tier) -> bool:
     return tier.spec.aibrix is not None
 
 
-def _needs(tier: Tier) -> int:
+def _needs(tier: Tier, *, beside: bool = False) -> int:
+    """How many NICs a node has to have for agent and engine, or `beside` the engine's own, for its pod to run there."""
     rdma = tier.spec.rdma
     if rdma is None:
         return 0
+    if beside and _apart(tier):
+        return rdma.engines.count
     counts = (rdma.agents.count, rdma.engines.count)
     return max(counts) if _apart(tier) else sum(counts)
 

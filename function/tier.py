@@ -273,6 +273,8 @@ class Composer:
                 self.waiting.append(part.name)
             else:
                 self.delivery.put(part, cluster.name, provider_config)
+        if any(part.maker and not self.delivery.delivered[part.name].current for part in plan.parts):
+            self.delivery.keep_claimed()
         self.check_cluster(cluster)
         self.check_pools(tier, plan, cluster)
 

@@ -832,16 +832,15 @@ class TierSpec(Model):
                 "aibrix.offloading.l2 is reached by RDMA, for which engines need NICs: set spec.rdma, or with "
                 "infinistore protocol to TCP"
             )
-        if servers and not (
-            rdma
-            and rdma.agents.count
-            and bool(rdma.engines.count) == (servers.protocol == "RDMA")
-            and not rdma.host_network
-        ):
+        if servers and not (rdma and rdma.agents.count and bool(rdma.engines.count) == (servers.protocol == "RDMA")):
             raise ValueError(
-                "aibrix.distributed.infinistore needs spec.rdma without hostNetwork, with agents.count of at least 1, "
-                "since its servers do not start without a NIC, and engines.count of at least 1 with protocol RDMA, and "
-                "0 with TCP"
+                "aibrix.distributed.infinistore needs spec.rdma, with agents.count of at least 1, since its servers do "
+                "not start without a NIC, and engines.count of at least 1 with protocol RDMA, and 0 with TCP"
+            )
+        if aibrix and rdma and rdma.host_network:
+            raise ValueError(
+                "rdma.hostNetwork does not go with aibrix, whose servers and list of members let in pods by their "
+                "labels: remove it"
             )
         if by_mooncake and not (rdma and rdma.agents.count and rdma.engines.count):
             raise ValueError(

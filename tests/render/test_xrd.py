@@ -113,6 +113,7 @@ POOL_DISK = {"mooncake.disk": {"sizePerNode": "1Ti", "storageClassName": "nvme"}
 MOONCAKES = "spec.backend or spec.hicache.l3.backend is Mooncake"
 NIXLS = "spec.backend or spec.hicache.l3.backend is Nixl"
 AIBRIXES = "spec.backend or spec.hicache.l3.backend is AIBrix"
+OUTSIDE_LIST = {**SERVERS, f"{RUN}.metadata.redis": {"host": "redis"}}
 # A volume, with what an API server fills in.
 VOLUME = {"size": "8Gi"}
 
@@ -253,7 +254,7 @@ RULES = [
     *(
         Rule(
             TIER,
-            "aibrix.distributed.infinistore needs spec.rdma without hostNetwork, with agents.count of at least 1, "
+            "aibrix.distributed.infinistore needs spec.rdma, with agents.count of at least 1, "
             "since its servers do not start without a NIC, and engines.count of at least 1 with protocol RDMA, and 0 "
             "with TCP.",
             good=good,
@@ -263,9 +264,54 @@ RULES = [
             (SERVERS, {**SERVERS, "rdma": GONE}),
             ({**SERVERS, f"{RUN}.protocol": "RDMA"}, {**SERVERS, "rdma.engines.count": 0}),
             (SERVERS, {**SERVERS, "rdma.agents.count": 0}),
-            (SERVERS, {**SERVERS, PORT: 20000}),
             ({**SERVERS, "rdma.engines.count": 0, f"{RUN}.protocol": "TCP"}, {**SERVERS, f"{RUN}.protocol": "TCP"}),
         )
+    ),
+    Rule(
+        TIER,
+        "rdma.hostNetwork does not go with aibrix, whose servers and list of members let in pods by their labels: "
+        "remove it.",
+        good=SERVERS,
+        bad={**SERVERS, PORT: 20000},
+    ),
+    Rule(
+        TIER,
+        "aibrix.offloading.l2 cannot be removed, since attached engines use what it runs: create another tier and "
+        "point deployments to it.",
+        before=SHFS,
+        good={**SHFS, f"{L2}.ingestion": "All"},
+        bad=AIBRIX,
+    ),
+    Rule(
+        TIER,
+        "aibrix.offloading.l2 cannot change to a store of another kind, since attached engines use what it runs: "
+        "create another tier and point deployments to it.",
+        before=PRISKV,
+        good={**PRISKV, f"{L2}.priskv": {"address": "10.0.0.8"}},
+        bad=ROCKSDB,
+    ),
+    *(
+        Rule(
+            TIER,
+            f"l2.{store} cannot change between address and metadata, since attached engines use what it runs: create "
+            "another tier and point deployments to it.",
+            before=direct,
+            good={**direct, f"{L2}.{store}": {"address": "10.0.0.8"}},
+            bad=WRITTEN[f"l2.{store}"],
+        )
+        for store, direct in (("infinistore", INFINISTORE), ("hpkv", HPKV))
+    ),
+    *(
+        Rule(
+            TIER,
+            f"{store}.metadata.redis cannot change between provision and host, since engines and the watcher would "
+            "look at different lists: create another tier.",
+            before=written,
+            good={**written, f"{path}.metadata.redis": {"provision": {"memory": "2Gi"}}},
+            bad={**written, f"{path}.metadata.redis": {"host": "redis"}},
+        )
+        for store, path in (("l2.infinistore", f"{L2}.infinistore"), ("l2.hpkv", f"{L2}.hpkv"), (RUN[7:], RUN))
+        for written in (WRITTEN[store],)
     ),
     *(
         Rule(
@@ -283,7 +329,7 @@ RULES = [
             "spec.aibrix cannot be removed, since attached engines use what it runs: create another tier and point "
             "deployments to it.",
             before=OVER_AIBRIX,
-            good={**OVER_AIBRIX, L2: {"rocksdb": {"sizePerPod": "1Ti"}}},
+            good={**OVER_AIBRIX, f"{L2}.ingestion": "All"},
             bad=bad,
         )
         for bad in (HICACHE, BEHIND, OVER_NIXL)
@@ -307,7 +353,7 @@ RULES = [
         )
         for before, good, bad in (
             (AIBRIX, SHFS, VINEYARD),
-            (INFINISTORE, AIBRIX, SERVERS),
+            (INFINISTORE, {**INFINISTORE, f"{L2}.ingestion": "All"}, SERVERS),
             (VINEYARD, {**VINEYARD, f"{LEGACY}.replicas": 2}, AIBRIX),
         )
     ),
@@ -1002,11 +1048,12 @@ CHANGES = [
     Change("HiCache has nothing behind it any more", TIER, BEHIND, HICACHE),
     Change("HiCache gets a store of AIBrix's behind it", TIER, HICACHE, OVER_AIBRIX),
     Change("memory gets a store behind it", TIER, AIBRIX, INFINISTORE),
-    Change("memory has no store behind it any more", TIER, HPKV, AIBRIX),
-    Change("memory takes another store", TIER, PRISKV, ROCKSDB),
-    Change("a server becomes several", TIER, INFINISTORE, WRITTEN["l2.infinistore"]),
+    Change("a store is at another address", TIER, HPKV, {**HPKV, f"{L2}.hpkv": {"address": "10.0.0.8"}}),
     Change(
-        "members are written down elsewhere", TIER, SERVERS, {**SERVERS, f"{RUN}.metadata.redis": {"host": "redis"}}
+        "members are written down elsewhere",
+        TIER,
+        OUTSIDE_LIST,
+        {**OUTSIDE_LIST, f"{RUN}.metadata.redis": {"host": "other"}},
     ),
     Change("InfiniStore grows", TIER, SERVERS, {**SERVERS, f"{RUN}.replicas": 3, f"{RUN}.memoryGiBPerReplica": 500}),
     Change(

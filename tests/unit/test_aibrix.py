@@ -207,7 +207,10 @@ def test_another_memory_is_another_l1() -> None:
         (PATCHED, ["-pp=2"], "EngineIncompatible", "--pipeline-parallel-size 2"),
         (OWN, ["-dcp=2"], "EngineIncompatible", "--decode-context-parallel-size 2"),
         (OWN, ["--attention-backend=TRITON_ATTN"], "EngineIncompatible", "--attention-backend TRITON_ATTN"),
-        (PATCHED, ["--attention-backend=FLASHINFER"], "EngineIncompatible", "starts with FLASH_ATTN alone"),
+        (OWN, ["--attention-backend=FLASHINFER"], "EngineIncompatible", "answers could be wrong"),
+        (OWN, ["--attention-config.backend=FLASHINFER"], "EngineIncompatible", "--attention-config.backend"),
+        (OWN, ["-ac", '{"backend":"FLASHINFER"}'], "EngineIncompatible", "set -ac"),
+        (PATCHED, ["--attention-backend=FLASHINFER"], "EngineIncompatible", "reads KV of FLASH_ATTN alone"),
         ("team/vllm:v0.19.0", ["--speculative-config={}"], "EngineIncompatible", "from vLLM 0.19.0 on"),
         (OWN, ["--no-disable-hybrid-kv-cache-manager"], "EngineIncompatible", "--no-disable-hybrid"),
     ],
@@ -223,7 +226,7 @@ def test_what_would_answer_wrongly_or_not_start_is_refused(image: str, args: lis
 @pytest.mark.parametrize(
     ("image", "args"),
     [
-        (OWN, ["--attention-backend=FLASHINFER"]),
+        (OWN, ["--attention-backend=FLASH_ATTN"]),
         (OWN, ["--speculative-config={}"]),
         (PATCHED, ["--disable-hybrid-kv-cache-manager"]),
         (PATCHED, ["-tp=2", "-dp=2"]),
@@ -237,6 +240,25 @@ def test_an_attention_backend_may_be_chosen_by_a_variable() -> None:
     chosen = [{"name": "VLLM_ATTENTION_BACKEND", "value": "TRITON_ATTN_VLLM_V1"}]
     assert "VLLM_ATTENTION_BACKEND=TRITON_ATTN_VLLM_V1" in refuse(tier(), env=chosen).message
     assert attach(tier(), env=[{"name": "VLLM_ATTENTION_BACKEND", "value": "FLASH_ATTN_VLLM_V1"}])
+
+
+def test_an_engine_that_chooses_no_attention_backend_gets_the_one_that_is_read() -> None:
+    variable = {"name": "VLLM_ATTENTION_BACKEND", "value": "FLASH_ATTN"}
+    assert variable in attach(tier()).env
+    assert "--attention-backend=FLASH_ATTN" not in attach(tier()).args
+    # vLLM reads the variable up to 0.14.
+    for own in ([], [variable]):
+        patch = attach(tier(), image=OWN, env=own)
+        assert "--attention-backend=FLASH_ATTN" in patch.args
+        assert variable not in patch.env
+    assert "--attention-backend=FLASH_ATTN" not in attach(tier(), "--attention-backend=FLASH_ATTN", image=OWN).args
+
+
+def test_kv_that_lies_by_heads_is_refused() -> None:
+    assert attach(tier(), env=[{"name": "VLLM_KV_CACHE_LAYOUT", "value": "NHD"}])
+    refusal = refuse(tier(), env=[{"name": "VLLM_KV_CACHE_LAYOUT", "value": "HND"}])
+    assert "VLLM_KV_CACHE_LAYOUT=HND" in refusal.message
+    assert refusal.rules_out
 
 
 def test_images_are_kept_out_since_their_tokens_are_all_alike() -> None:

@@ -12,7 +12,7 @@ from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from function import api, kube, releases
 from function.api.tier import TierSpec
 from function.backends import of
-from function.backends.base import Credential, CredentialError, EnginePatch, Plan, Site, Tier
+from function.backends.base import Credential, CredentialError, EnginePatch, Invalid, Plan, Site, Tier
 from function.fn import run
 from function.kube import Manifest
 from function.render import Rendered, request
@@ -47,6 +47,11 @@ def tier(name: str = "pool", servers: Manifest | None = None, vineyard: Manifest
         **fields,
     }
     return Tier("modelplane-system", name, api.parse(TierSpec, spec), releases.NEWEST)
+
+
+def to_vineyard(manifest: Manifest) -> None:
+    manifest["spec"]["aibrix"]["distributed"] = {"vineyard": {"memoryGiBPerReplica": 64, "replicas": 2}}
+    manifest["spec"].pop("rdma")
 
 
 def planned(*args: Any, secret: Credential | None = DRAWN, **kwargs: Any) -> Plan:
@@ -375,6 +380,44 @@ def test_what_the_controller_does_not_apply_is_not_called_rolled_out() -> None:
     assert state(rendered, "RolledOut") == ("False", "Applying")
 
 
+@pytest.mark.parametrize("change", [lambda _: None, to_vineyard])
+def test_servers_that_the_controller_has_not_added_are_waited_for(change: Callable[[Manifest], None]) -> None:
+    """While it is away it says of what it made what it said before."""
+    told = story(change)
+    told.settle()
+    assert ready(told)
+    (cache,) = told.composite["spec"]["aibrix"]["distributed"].values()
+    cache["replicas"] += 1
+    told.render()
+    told.happen(controller=False)
+    assert not ready(told)
+    told.happen()
+    assert ready(told)
+
+
+def test_what_running_servers_claim_by_stays_until_they_claim_by_another() -> None:
+    def claiming(manifest: Manifest) -> None:
+        manifest["spec"]["rdma"] = {
+            "dra": {"deviceClassName": "nics"},
+            "agents": {"count": 1},
+            "engines": {"count": 1},
+        }
+
+    def templates(rendered: Rendered) -> set[str]:
+        return {m["metadata"]["name"] for m in rendered.manifests if m["kind"] == "ResourceClaimTemplate"}
+
+    told = story(claiming)
+    before = templates(told.settle())
+    told.composite["spec"]["rdma"]["agents"]["count"] = 2
+    told.render()
+    told.happen(controller=False)
+    both = templates(told.render())
+    assert before < both
+    # A person has deleted the StatefulSet.
+    told.happen()
+    assert templates(told.settle()) == both - before
+
+
 # --- engines ------------------------------------------------------------------------------------------------------
 
 
@@ -389,6 +432,7 @@ def test_an_engine_holds_nothing_itself_and_finds_the_servers() -> None:
     assert patch.kv_transfer["kv_connector"] == "AIBrixOffloadingConnectorV1Type3"
     assert {name.removeprefix("AIBRIX_KV_CACHE_OL_"): value for name, value in found.items()} == {
         "VLLM_USE_V1": "1",
+        "VLLM_ATTENTION_BACKEND": "FLASH_ATTN",
         "L1_CACHE_ENABLED": "0",
         "L2_CACHE_BACKEND": "INFINISTORE",
         "L2_CACHE_NAMESPACE": engine.keyspace,
@@ -400,6 +444,14 @@ def test_an_engine_holds_nothing_itself_and_finds_the_servers() -> None:
     }
     assert (patch.memory, patch.engine_memory) == (0, 0)
     assert (patch.resources, patch.capabilities) == ({"rdma/nics": "1"}, ("IPC_LOCK",))
+
+
+def test_an_engine_waits_for_the_list_and_for_a_server() -> None:
+    (wait,) = attach(tier()).init_containers
+    wanted, *targets = wait["command"][5:]
+    name = cache()["metadata"]["name"]
+    assert wanted == "2"
+    assert targets == [f"{INSTANCE}-valkey.default.svc:6379", f"{name}-headless-service.default.svc:12345"]
 
 
 def test_by_tcp_an_engine_needs_no_nic() -> None:
@@ -427,11 +479,6 @@ def test_servers_need_not_be_on_the_nodes_of_engines() -> None:
 LEGACY = "aibrix/vllm-openai:v0.6.1-edb07092-20250118"
 
 
-def to_vineyard(manifest: Manifest) -> None:
-    manifest["spec"]["aibrix"]["distributed"] = {"vineyard": {"memoryGiBPerReplica": 64, "replicas": 2}}
-    manifest["spec"].pop("rdma")
-
-
 def test_vineyards_servers_find_an_etcd_that_exists() -> None:
     found = planned(vineyard={})
     name = part(found, "kvcache").manifest["metadata"]["name"]
@@ -455,6 +502,20 @@ def test_vineyards_servers_find_an_etcd_that_exists() -> None:
             }
         }
     ]
+
+
+@pytest.mark.parametrize(("gib", "written"), [(64, "66Gi"), (1022, "1Ti"), (1023, "1025Gi")])
+def test_vineyards_memory_is_written_as_an_api_server_gives_it_back(gib: int, written: str) -> None:
+    """The controller's own types write whole Ti, and its Deployment is compared with it."""
+    assert cache(vineyard={"memoryGiBPerReplica": gib})["spec"]["cache"]["resources"]["limits"]["memory"] == written
+    assert f"'{written}'" in part(planned(vineyard={"memoryGiBPerReplica": gib}), "vineyard").ready
+
+
+def test_vineyards_engines_share_a_node_as_the_tier_says() -> None:
+    to = tier(vineyard={"cpuTierGiBPerNode": 160})
+    assert of(to.spec).plan(to, Site(8), {}).memory == {"cacheGiB": 160, "gpusPerNode": 8}
+    with pytest.raises(Invalid, match=r"aibrix\.distributed\.vineyard\.cpuTierGiBPerNode"):
+        of(to.spec).plan(to, Site(200), {})
 
 
 def test_vineyards_servers_follow_engines_to_their_nodes() -> None:

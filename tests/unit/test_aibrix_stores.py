@@ -160,6 +160,9 @@ def test_an_engine_is_told_of_its_store_and_keeps_its_own_memory(case: str) -> N
     engine = vllm(image=OWN)
     patch = builders.attach(tier(l2, **fields), engine)
     common = {"L2_CACHE_NAMESPACE": engine.keyspace, "L2_CACHE_INGESTION_TYPE": "HOT"}
+    if case in ("files", "EIC"):
+        # Of a batch with a hole AIBrix takes what it has not read.
+        common["L2_CACHE_OP_BATCH"] = "1"
     assert told(patch) == {**common, **expected}
     assert {"name": f"{PREFIX}L1_CACHE_ENABLED", "value": "1"} in patch.env
     assert patch.identity == engine.keyspace
@@ -241,6 +244,26 @@ def test_replicas_of_one_pod_would_open_one_database() -> None:
     refusal = builders.refuse(to, vllm("--data-parallel-size=2", memory="400Gi"))
     assert refusal.reason == "EngineIncompatible"
     assert "data-parallel" in refusal.message
+
+
+@pytest.mark.parametrize(
+    ("l2", "name"),
+    [
+        ({"shfs": FOLDER}, "L2_CACHE_OP_BATCH"),
+        ({"eic": {"secretRef": {"name": "eic"}}}, "L2_CACHE_OP_BATCH"),
+        ({"priskv": {"address": "10.0.0.1"}}, "PRISKV_USE_MPUT_MGET"),
+    ],
+)
+def test_an_engine_that_asks_for_several_blocks_at_once_is_refused_and_not_left_attached(
+    l2: Manifest, name: str
+) -> None:
+    to = tier(l2, **({} if "shfs" in l2 else BY_NICS))
+    patch = builders.attach(to, vllm(image=OWN))
+    sets = vllm(image=OWN, env=[{"name": f"{PREFIX}{name}", "value": "32"}])
+    refusal = builders.refuse(to, sets)
+    assert f"engine.env sets {PREFIX}{name}" in refusal.message
+    assert patch.connector in refusal.rules_out
+    assert not patch.holds(sets)
 
 
 # --- Secrets, and what runs ---------------------------------------------------------------------------------------
@@ -326,6 +349,7 @@ def test_sglang_holds_memory_itself_and_aibrix_what_is_behind() -> None:
         "L2_CACHE_BACKEND": "SHFS",
         "L2_CACHE_NAMESPACE": engine.keyspace,
         "L2_CACHE_INGESTION_TYPE": "HOT",
+        "L2_CACHE_OP_BATCH": "1",
         "SHFS_ROOT": "/var/lib/kv-offload/aibrix",
     }
     assert {"name": f"{PREFIX}L1_CACHE_ENABLED", "value": "0"} in patch.env
@@ -342,6 +366,13 @@ def test_what_stands_behind_is_run_by_the_same_tier() -> None:
 def test_sglangs_own_image_does_not_hold_aibrix() -> None:
     refusal = builders.refuse(hicache(FILES), sglang(image="lmsysorg/sglang:v0.5.23"))
     assert refusal.reason == "LibraryMissing"
+
+
+@pytest.mark.parametrize("args", [["--dp-size=2"], ["--tp-size=2", "--dp=2", "--enable-dp-attention"]])
+def test_sglangs_replicas_of_one_pod_would_open_one_database_too(args: list[str]) -> None:
+    to = hicache({"offloading": {"l2": {"rocksdb": {"sizePerPod": "1Ti"}}}})
+    assert builders.refuse(to, sglang(*args)).reason == "EngineIncompatible"
+    builders.attach(to, sglang("--tp-size=2"))
 
 
 def test_stages_are_told_apart_and_slices_are_not() -> None:

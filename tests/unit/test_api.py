@@ -1115,7 +1115,7 @@ WRONG_OFFLOADING: dict[str, tuple[Manifest, str]] = {
 
 ONE_KIND = "spec.aibrix.distributed: set exactly one of infinistore and vineyard"
 SERVERS_NEED_NICS = (
-    "spec: aibrix.distributed.infinistore needs spec.rdma without hostNetwork, with agents.count of at least 1, since "
+    "spec: aibrix.distributed.infinistore needs spec.rdma, with agents.count of at least 1, since "
     "its servers do not start without a NIC, and engines.count of at least 1 with protocol RDMA, and 0 with TCP"
 )
 RUN = "aibrix__distributed__infinistore"
@@ -1155,7 +1155,11 @@ WRONG_SERVERS: dict[str, tuple[Manifest, str]] = {
     "NICs of engines alone": ({"rdma": FOR_ENGINES}, SERVERS_NEED_NICS),
     "NICs of servers alone": ({"rdma": {**NICS, "engines": {"count": 0}}}, SERVERS_NEED_NICS),
     "NICs of engines that speak TCP": ({f"{RUN}__protocol": "TCP"}, SERVERS_NEED_NICS),
-    "the nodes' own network": ({"rdma": {**NICS, "hostNetwork": {"firstPort": 20000}}}, SERVERS_NEED_NICS),
+    "the nodes' own network": (
+        {"rdma": {**NICS, "hostNetwork": {"firstPort": 20000}}},
+        "spec: rdma.hostNetwork does not go with aibrix, whose servers and list of members let in pods by their "
+        "labels: remove it",
+    ),
 }
 
 WRONG_VINEYARDS: dict[str, tuple[Manifest, str]] = {

@@ -181,7 +181,7 @@ def of_members(store: str) -> Mapping[str, Sequence[tuple[Changes, Any]]]:
     known = {**there, f"{redis}.secretRef.name": "redis"}
     return {
         f"{redis}.provision.memory": [(own, "2Gi")],
-        f"{redis}.host": [(there, "other"), (own, {f"{redis}.provision": GONE, f"{redis}.host": "redis"})],
+        f"{redis}.host": [(there, "other")],
         f"{redis}.port": [(there, 6380)],
         f"{redis}.secretRef.name": [(known, "other"), (there, "redis")],
         f"{redis}.secretRef.key": [(known, "other")],
@@ -316,7 +316,7 @@ SAMPLES: Mapping[str, Sequence[tuple[Changes, Any]]] = {
         (INFINISTORE, ["mlx5_0"]),
     ],
     "rdma.gidIndex": [(OVER_NICS, 3), (SERVERS, 3), ({**INFINISTORE, "rdma.netDevices": ["mlx5_0"]}, 3)],
-    "rdma.hostNetwork.firstPort": [(ON_HOST, 20100), (OVER_NICS, 20000), (HPKV, 20000)],
+    "rdma.hostNetwork.firstPort": [(ON_HOST, 20100), (OVER_NICS, 20000)],
     "placement.nodeSelector": [
         (base, {"pool": "kv"}) for base in ({}, IN_PROCESS, MEMBERS, AIBRIX, SHFS, SERVERS, VINEYARD)
     ],

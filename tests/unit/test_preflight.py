@@ -11,9 +11,9 @@ from function.attach import apply
 from tests.unit.builders import NEW, attach, engine, tier
 
 
-def run(*targets: str, seconds: int) -> "subprocess.Popen[str]":
+def run(*targets: str, seconds: int, every: bool = False) -> "subprocess.Popen[str]":
     """Start what is rendered, by this Python."""
-    _, *words = preflight.container("modelplane-system/shared", targets, seconds)["command"]
+    _, *words = preflight.container("modelplane-system/shared", targets, seconds, every=every)["command"]
     return subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True)
 
 
@@ -27,6 +27,17 @@ def test_it_ends_at_once_where_one_of_the_targets_answers() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         waiting = run(free(), f"127.0.0.1:{server.getsockname()[1]}", seconds=60)
         assert waiting.wait(20) == 0
+
+
+def test_it_may_wait_for_all_of_them() -> None:
+    late = free()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        waiting = run(late, f"127.0.0.1:{server.getsockname()[1]}", seconds=60, every=True)
+        time.sleep(0.5)
+        assert waiting.poll() is None
+        host, port = late.split(":")
+        with socket.create_server((host, int(port))):
+            assert waiting.wait(20) == 0
 
 
 def test_it_waits_until_somebody_answers() -> None:
@@ -53,9 +64,10 @@ def test_it_gives_up_and_says_for_whom_it_waited() -> None:
 
 def test_an_engine_waits_for_the_agent_that_it_speaks_to_and_in_process_for_nobody() -> None:
     (wait,) = attach(tier(), engine()).init_containers
-    assert wait["command"][-3:] == [
+    assert wait["command"][-4:] == [
         "600",
         "modelplane-system/shared",
+        "1",
         "kvtier-modelplane-system-shared-5d78e.default.svc:5555",
     ]
     assert attach(tier({"mode": "InProcess"}), engine(image=NEW)).init_containers == ()

@@ -26,7 +26,7 @@ class AIBrix:
         """Plan the KVCache, the Valkey with a store's members, or the agents of files; raises Invalid, see budget."""
         aibrix, credential = given(tier.spec.aibrix), credentials.get(CREDENTIALS)
         if aibrix.vineyard:
-            return Plan(vineyard.parts(tier), notices=vineyard.notices())
+            return Plan(vineyard.parts(tier), memory=offloading.budget(tier, site), notices=vineyard.notices())
         parts = [l2.secret(tier, credential)] if credential else []
         if aibrix.servers:
             parts += infinistore.parts(tier, credential)

@@ -24,6 +24,11 @@ _CONTEXTS = (("--decode-context-parallel-size", "-dcp"), ("--prefill-context-par
 _EMBEDS = ("--enable-prompt-embeds", "--enable-mm-embeds")
 _ATTENTION = "--attention-backend"
 _ATTENTION_ENV = "VLLM_ATTENTION_BACKEND"
+# The one whose KV it reads as it lies: FLASHINFER lays it out by heads on newer GPUs (vLLM's
+# get_required_kv_cache_layout), which AIBrix's copies take for tokens.
+_READ = "FLASH_ATTN"
+_ATTENTION_CONFIG = ("--attention-config", "-ac")
+_LAYOUT_ENV = "VLLM_KV_CACHE_LAYOUT"
 _LIMIT = "--limit-mm-per-prompt"
 # Keys know a prompt by its tokens, and all images have the same.
 _NONE = {"image": 0, "video": 0, "audio": 0, "vision_chunk": 0}
@@ -33,13 +38,11 @@ _NONE = {"image": 0, "video": 0, "audio": 0, "vision_chunk": 0}
 class Connector:
     """A connector of AIBrix's, as an engine of some vLLM has it.
 
-    `since` is that vLLM; `module` is where vLLM finds the connector, empty for one that is built in. `attention` are
-    the attention backends whose KV it reads.
+    `since` is that vLLM; `module` is where vLLM finds the connector, empty for one that is built in.
     """
 
     name: str
     since: versions.Version
-    attention: tuple[str, ...]
     module: str = ""
 
     @property
@@ -49,8 +52,8 @@ class Connector:
         return {"kv_connector": self.name, "kv_role": "kv_both", **module}
 
 
-_PATCHED = Connector("AIBrixOffloadingConnectorV1Type3", table.VLLM_AIBRIX_PATCHED.since, ("FLASH_ATTN",))
-_OWN = Connector("AIBrixOffloadingConnector", table.VLLM_AIBRIX.since, ("FLASH_ATTN", "FLASHINFER"), _MODULE)
+_PATCHED = Connector("AIBrixOffloadingConnectorV1Type3", table.VLLM_AIBRIX_PATCHED.since)
+_OWN = Connector("AIBrixOffloadingConnector", table.VLLM_AIBRIX.since, _MODULE)
 CONNECTORS = {connector.name: connector for connector in (_PATCHED, _OWN)}
 
 
@@ -92,9 +95,17 @@ def unfit(engine: Engine, connector: Connector) -> Refusal | None:
     )
 
 
-def arguments(engine: Engine) -> list[str]:
-    """Keep images, video and audio out, unless the engine does it itself."""
-    return [] if engine.line.flags(_LIMIT) else [f"{_LIMIT}={kube.compact(_NONE)}"]
+def arguments(engine: Engine, connector: Connector) -> list[str]:
+    """Keep images, video and audio out, and choose an attention backend, unless the engine does it itself."""
+    limit = [] if engine.line.flags(_LIMIT) else [f"{_LIMIT}={kube.compact(_NONE)}"]
+    # Whatever the environment says, since newer vLLMs do not read it.
+    chosen = engine.line.flags(_ATTENTION) or not connector.module
+    return limit if chosen else [*limit, f"{_ATTENTION}={_READ}"]
+
+
+def variables(connector: Connector) -> dict[str, str]:
+    """Say what AIBrix's images ask for, and choose an attention backend where there is no argument for it."""
+    return {} if connector.module else {"VLLM_USE_V1": "1", _ATTENTION_ENV: _READ}
 
 
 def notices(engine: Engine, connector: Connector) -> list[Notice]:
@@ -115,7 +126,7 @@ def patch(tier: Tier, engine: Engine, connector: Connector) -> EnginePatch:
         since=connector.since,
         library=table.AIBRIX,
         kv_transfer=connector.config,
-        args=arguments(engine),
+        args=arguments(engine, connector),
         labels=workloads.engines(tier),
         **placement.placed(tier.spec.placement),
         notices=notices(engine, connector),
@@ -186,15 +197,28 @@ def _unaligned(engine: Engine, connector: Connector) -> Refusal | None:
 
 
 def _unread(engine: Engine, connector: Connector) -> Refusal | None:
-    """Say that an attention backend lays KV out as the connector does not know."""
+    """Say that an attention backend, or the engine itself, lays KV out as the connector does not know."""
+    if configured := engine.line.flags(*_ATTENTION_CONFIG):
+        return Refusal(
+            compatibility.INCOMPATIBLE,
+            f"engine.args set {names(configured)}, and {connector.name} reads KV of {_READ} alone; remove it, or set "
+            f"{_ATTENTION} {_READ} instead",
+            [connector.name],
+        )
+    if (layout := engine.env.get(_LAYOUT_ENV)) and layout.upper() != "NHD":
+        return Refusal(
+            compatibility.INCOMPATIBLE,
+            f"engine.env sets {_LAYOUT_ENV}={layout}, and {connector.name} takes KV to lie by tokens, so answers could "
+            "be wrong; remove it",
+            [connector.name],
+        )
     by_flag = engine.line.value(_ATTENTION)
     chosen = by_flag or engine.env.get(_ATTENTION_ENV)
-    if not chosen or chosen.upper().removesuffix("_VLLM_V1") in connector.attention:
+    if not chosen or chosen.upper().removesuffix("_VLLM_V1") == _READ:
         return None
     where = f"engine.args set {_ATTENTION} {chosen}" if by_flag else f"engine.env sets {_ATTENTION_ENV}={chosen}"
-    known = " or ".join(connector.attention)
     return Refusal(
         compatibility.INCOMPATIBLE,
-        f"{where}, and {connector.name} starts with {known} alone; set one of these, or remove it",
+        f"{where}, and {connector.name} reads KV of {_READ} alone, so answers could be wrong; set that, or remove it",
         [connector.name],
     )

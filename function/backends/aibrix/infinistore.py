@@ -11,8 +11,7 @@ from function.backends.aibrix import kvcache, l2, metadata
 from function.backends.base import Credential, Part, Tier, given
 
 COMPONENT = "infinistore"
-# The controller and its watcher know no others.
-_SERVICE_PORT, _MANAGE_PORT = 12345, 8088
+_MANAGE_PORT = 8088
 # Of a server's memory; the controller's own share, when it works out the rest from a limit.
 _SHARE = 0.9
 
@@ -21,7 +20,7 @@ def parts(tier: Tier, credential: Credential | None) -> list[Part]:
     """Plan the KVCache, its members' Valkey, and who may reach what; `credential` is that of the members' Redis."""
     spec = _spec(tier)
     template = _template(tier)
-    clients = workloads.from_pods([workloads.engines(tier)], [_SERVICE_PORT])
+    clients = workloads.from_pods([workloads.engines(tier)], [kvcache.SERVICE_PORT])
     watcher = {
         "replicas": 1,
         "image": tier.spec.images.watcher or tier.release.watcher_image,
@@ -29,7 +28,7 @@ def parts(tier: Tier, credential: Credential | None) -> list[Part]:
         "env": metadata.writer(tier),
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}},
     }
-    ports = {"service": _SERVICE_PORT, "manage": _MANAGE_PORT}
+    ports = {"service": kvcache.SERVICE_PORT, "manage": _MANAGE_PORT}
     # Without spec.metadata it makes no Redis of its own, which would have no password.
     planned = kvcache.part(tier, COMPONENT, spec, {"template": template}, ports=ports, watcher=watcher)
     return [
@@ -37,7 +36,9 @@ def parts(tier: Tier, credential: Credential | None) -> list[Part]:
         *rdma.parts(tier),
         *metadata.parts(tier, credential, kvcache.watcher(tier)),
         planned,
-        kvcache.observed(tier, "StatefulSet", COMPONENT, workloads.STATEFULSET_READY, template),
+        kvcache.observed(
+            tier, "StatefulSet", COMPONENT, workloads.STATEFULSET_READY, replicas=spec.replicas, template=template
+        ),
         workloads.network_policy(tier, COMPONENT, [clients], COMPONENT),
         kvcache.network_policy(tier, "watcher", kvcache.watcher(tier), []),
     ]
@@ -60,7 +61,7 @@ def _template(tier: Tier) -> kube.Manifest:
         "image": tier.spec.images.infinistore or tier.release.infinistore_image,
         "command": ["infinistore"],
         "args": [
-            f"--service-port={_SERVICE_PORT}",
+            f"--service-port={kvcache.SERVICE_PORT}",
             f"--manage-port={_MANAGE_PORT}",
             f"--link-type={l2.LINKS[spec.link_type]}",
             f"--prealloc-size={spec.memory_gib_per_replica}",
@@ -68,7 +69,7 @@ def _template(tier: Tier) -> kube.Manifest:
             *([f"--hint-gid-index={wanted.gid_index}"] if wanted.gid_index is not None else []),
         ],
         "ports": [
-            {"name": "service", "containerPort": _SERVICE_PORT},
+            {"name": "service", "containerPort": kvcache.SERVICE_PORT},
             # By the same port anybody could empty it.
             {"name": workloads.HEALTH_PORT_NAME, "containerPort": _MANAGE_PORT},
         ],

@@ -17,6 +17,9 @@ KIND = "KVCache"
 MAKER = "AIBrix's controller"
 PART = "kvcache"
 
+# The controller and its watcher know no other of InfiniStore's.
+SERVICE_PORT = 12345
+
 # It makes a Service of the name and `-headless-service`, and a ServiceAccount of the name itself.
 _LONGEST = 46
 _BACKEND = "kvcache.orchestration.aibrix.ai/backend"
@@ -25,6 +28,11 @@ _BACKEND = "kvcache.orchestration.aibrix.ai/backend"
 def name(tier: Tier) -> str:
     """Name the KVCache, and so the workload that runs its servers."""
     return kube.child_name("kvcache", tier.namespace, tier.name, longest=_LONGEST)
+
+
+def headless(tier: Tier) -> str:
+    """Give the host:port of the Service that names those of its servers that are ready."""
+    return f"{name(tier)}-headless-service.{tier.spec.target_namespace}.svc:{SERVICE_PORT}"
 
 
 def servers(tier: Tier) -> Mapping[str, str]:
@@ -79,13 +87,17 @@ def part(
     return Part(PART, manifest)
 
 
-def observed(tier: Tier, kind: str, component: str, ready: str, template: kube.Manifest | None = None) -> Part:
+def observed(
+    tier: Tier, kind: str, component: str, ready: str, *, replicas: int, template: kube.Manifest | None = None
+) -> Part:
     """Look at the workload that the controller makes of it, and whether it runs the `template`, where that is ours.
 
     Of what changes the controller applies images and numbers alone.
     """
     found = {"name": name(tier), "namespace": tier.spec.target_namespace}
     manifest = {"apiVersion": "apps/v1", "kind": kind, "metadata": found}
+    # A controller that is away lets it say what it was told before.
+    ready = f"{ready} && object.spec.replicas == {replicas}"
     version = template["metadata"]["annotations"][kube.ANNOTATION_CONFIG] if template else ""
     return Part(component, manifest, ready=ready, maker=MAKER, version=version)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from function import kube, preflight, rdma, workloads
 from function.api.tier import L2, EICSecretRef, FileStore, InfiniStore, InfiniStoreServers, LinkType, SecretKeyRef
 from function.backends import compatibility, hierarchy
-from function.backends.aibrix import metadata
+from function.backends.aibrix import connector, kvcache, metadata
 from function.backends.aibrix.metadata import PREFIX
 from function.backends.base import CREDENTIALS, Credential, CredentialError, Notice, Part, Refusal, Tier, given
 from function.engines import Engine, table, versions
@@ -22,6 +22,11 @@ _EIC_FILE = "eic.yaml"
 _ROCKSDB_DIR = "/var/lib/kv-offload-rocksdb"
 # What the package imports of others for each store, and does not require itself (l2/connectors).
 _CLIENTS = {"INFINISTORE": "infinistore", "HPKV": "hpkv", "PRISKV": "priskv", "EIC": "eic"}
+_SGLANG_REPLICAS = ("--data-parallel-size", "--dp-size", "--dp")
+# Of a batch that lacks a block, AIBrix counts those that it got and takes as many from the first on, filled or not
+# (l2/l2_cache.py, cache_manager.py); these are the stores that it asks for several at once.
+_BATCHED = ("SHFS", "EIC")
+_BATCH = "L2_CACHE_OP_BATCH"
 LINKS: dict[LinkType, str] = {"Ethernet": "Ethernet", "InfiniBand": "IB"}
 
 
@@ -62,6 +67,8 @@ def store(tier: Tier, engine: Engine) -> hierarchy.Store | Refusal | None:
     spec = aibrix.l2
     if spec is None:
         return None
+    if refusal := _unguarded(tier, engine):
+        return refusal
     if (spec.shfs or spec.priskv) and (refusal := _older(engine, "shfs" if spec.shfs else "priskv")):
         return refusal
     if spec.infinistore:
@@ -79,6 +86,27 @@ def store(tier: Tier, engine: Engine) -> hierarchy.Store | Refusal | None:
     return _rocksdb(tier, engine, spec)
 
 
+def guards(tier: Tier) -> list[str]:
+    """Name the variables that would make an engine take KV that nobody has read, if they were the user's."""
+    spec = given(tier.spec.aibrix).l2
+    if spec and (spec.shfs or spec.eic):
+        return [f"{PREFIX}{_BATCH}"]
+    return [f"{PREFIX}PRISKV_USE_MPUT_MGET"] if spec and spec.priskv else []
+
+
+def _unguarded(tier: Tier, engine: Engine) -> Refusal | None:
+    """Say that an engine sets one of them; SGLang looks whether it got what it asked for."""
+    found = [name for name in guards(tier) if name in engine.env_names]
+    if not found or engine.kind.name != "vLLM":
+        return None
+    return Refusal(
+        compatibility.INCOMPATIBLE,
+        f"engine.env sets {found[0]}, by which AIBrix would take KV that it has not read, so answers could be wrong; "
+        "remove it",
+        tuple(connector.CONNECTORS),
+    )
+
+
 def _store(
     tier: Tier,
     engine: Engine,
@@ -92,10 +120,15 @@ def _store(
     spec = given(tier.spec.aibrix).l2
     held = rdma.for_engine(tier) if nics else rdma.Nics()
     # Without members an engine fails at start, with its model loaded.
-    waits = [preflight.container(tier.ref, [metadata.address(tier)])] if metadata.of(tier) else []
+    answers = [metadata.address(tier)] if metadata.of(tier) else []
+    if given(tier.spec.aibrix).servers:
+        # By the list alone a server that still registers its memory would be lost to the engine for good.
+        answers.append(kvcache.headless(tier))
+    waits = [preflight.container(tier.ref, answers, every=True)] if answers else []
     common = {
         "L2_CACHE_BACKEND": name,
         "L2_CACHE_NAMESPACE": engine.keyspace,
+        **({_BATCH: "1"} if name in _BATCHED else {}),
         **({"L2_CACHE_INGESTION_TYPE": spec.ingestion.upper()} if spec else {}),
     }
     return hierarchy.Store(
@@ -175,7 +208,8 @@ def _shfs(tier: Tier, engine: Engine, spec: FileStore) -> hierarchy.Store:
 
 def _rocksdb(tier: Tier, engine: Engine, spec: L2) -> hierarchy.Store | Refusal:
     """Give each rank a database of its own, told from the others by the heads that it has."""
-    if engine.kind.name == "vLLM" and vllm_line.replicas(engine.line) > 1:
+    replicas = vllm_line.replicas(engine.line) if engine.kind.name == "vLLM" else engine.line.integer(*_SGLANG_REPLICAS)
+    if replicas > 1:
         return Refusal(
             compatibility.INCOMPATIBLE,
             "data-parallel replicas of one pod have the same heads, and would open one RocksDB twice, which it "

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from function import kube, sizing, workloads
 from function.api.tier import Offloading
-from function.backends.aibrix import connector, l2, memory
+from function.backends.aibrix import connector, l2, memory, vineyard
 from function.backends.aibrix.metadata import PREFIX
 from function.backends.base import EnginePatch, Refusal, Site, Tier, given
 from function.engines import Engine
@@ -19,11 +19,12 @@ NO_L1 = {_ENABLED: "0"}
 
 def budget(tier: Tier, site: Site) -> Mapping[str, int]:
     """Say what a node gives, for people to read; nothing where each engine's own memory decides. Raises Invalid."""
-    spec = given(tier.spec.aibrix).offloading
+    aibrix = given(tier.spec.aibrix)
+    spec, block = aibrix.vineyard or aibrix.offloading, vineyard.BLOCK if aibrix.vineyard else _BLOCK
     node = spec.cpu_tier_gib_per_node if spec else None
     if not node:
         return {}
-    return {"cacheGiB": node, "gpusPerNode": memory.gpus(tier, site, node, f"{_BLOCK}.cpuTierGiBPerNode")}
+    return {"cacheGiB": node, "gpusPerNode": memory.gpus(tier, site, node, f"{block}.cpuTierGiBPerNode")}
 
 
 def attach(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
@@ -39,8 +40,6 @@ def attach(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
     size = memory.per_rank(tier, site, engine, spec, block=_BLOCK, connector=found.name) if spec else 0
     if isinstance(size, Refusal):
         return size
-    # AIBrix's images ask for it; a newer vLLM has no other.
-    own = {} if found.module else {"VLLM_USE_V1": "1"}
     patch = connector.patch(tier, engine, found)
     if store:
         patch = replace(
@@ -55,12 +54,13 @@ def attach(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
             capabilities=store.capabilities,
             host_network=store.host_network,
             init_containers=store.init_containers,
+            guards=l2.guards(tier),
             notices=[*patch.notices, *store.notices],
         )
     behind: Sequence[kube.Manifest] = store.env if store else ()
     return replace(
         patch,
-        env=[*workloads.variables({**own, **(_l1(spec, size) if spec else NO_L1)}), *behind],
+        env=[*workloads.variables({**connector.variables(found), **(_l1(spec, size) if spec else NO_L1)}), *behind],
         memory=engine.ranks * size * sizing.GIB,
         engine_memory=spec.engine_gib_per_rank * sizing.GIB if spec else 0,
     )

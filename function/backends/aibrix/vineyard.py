@@ -15,6 +15,7 @@ from function.stores import etcd
 COMPONENT = "vineyard"
 CONNECTOR = "Vineyard"
 LEGACY = "LegacyBackend"
+BLOCK = "aibrix.distributed.vineyard"
 
 _RPC_PORT = 9600
 _SOCKET_DIR = "/var/run"
@@ -29,7 +30,7 @@ _OVERHEAD_GIB = 2
 def parts(tier: Tier) -> list[Part]:
     """Plan the KVCache, the etcd that its servers share, and who may reach what."""
     spec, servers = _spec(tier), kvcache.servers(tier)
-    amounts = {"memory": f"{spec.memory_gib_per_replica + _OVERHEAD_GIB}Gi"}
+    amounts = {"memory": _memory(spec)}
     cache = {
         "image": tier.spec.images.vineyard or tier.release.vineyard_image,
         "resources": {"requests": {"cpu": "2", **amounts}, "limits": amounts},
@@ -41,7 +42,7 @@ def parts(tier: Tier) -> list[Part]:
         *etcd.parts(tier, spec.etcd, [servers]),
         _etcd_service(tier),
         kvcache.part(tier, COMPONENT, spec, cache, ports={"service": _RPC_PORT}, annotations=annotations),
-        kvcache.observed(tier, "Deployment", COMPONENT, _ready(amounts["memory"])),
+        kvcache.observed(tier, "Deployment", COMPONENT, _ready(amounts["memory"]), replicas=spec.replicas),
         kvcache.network_policy(
             tier, COMPONENT, servers, [workloads.from_pods([workloads.engines(tier), servers], [_RPC_PORT])]
         ),
@@ -82,7 +83,7 @@ def attach(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
     if refusal := compatibility.in_several_pods(engine, [CONNECTOR], why, instead):
         return refusal
     spec = _spec(tier)
-    size = memory.per_rank(tier, site, engine, spec, block="aibrix.distributed.vineyard", connector=CONNECTOR)
+    size = memory.per_rank(tier, site, engine, spec, block=BLOCK, connector=CONNECTOR)
     if isinstance(size, Refusal):
         return size
     rpc = f"{kvcache.name(tier)}-rpc:{_RPC_PORT}"
@@ -119,6 +120,12 @@ def attach(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
 
 def _spec(tier: Tier) -> Vineyard:
     return given(given(tier.spec.aibrix).vineyard)
+
+
+def _memory(spec: Vineyard) -> str:
+    """Write a server's memory as the API server writes it back, which the controller's types make whole Ti of."""
+    size = spec.memory_gib_per_replica + _OVERHEAD_GIB
+    return f"{size}Gi" if size % 1024 else f"{size // 1024}Ti"
 
 
 def _ready(memory: str) -> str:
