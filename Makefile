@@ -19,7 +19,7 @@ ENGINES := vllm-0.11.0 vllm-0.33.0 sglang-0.5.5 sglang-0.5.23 aibrix-0.8.0
 COMPILE := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help render test lint bench conformance e2e e2e-tools e2e-up e2e-down packages examples versions released requirements
+.PHONY: help render test lint bench conformance e2e e2e-tools e2e-up e2e-down packages examples apis versions released requirements
 
 help: ## Show this help.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -59,6 +59,9 @@ packages: $(TEST)/done ## Build the packages into dist/, with RUNTIME=image.tar 
 
 examples: $(RENDER)/done ## Make the examples' required.yaml and observed files anew.
 	$(RENDER)/bin/python -m tests.examples
+
+apis: $(TEST)/done ## Make the parts of the fleet's XRD anew that are the tier's.
+	$(TEST)/bin/python -m tests.tools.apis
 
 versions: $(TEST)/done ## Make docs/versions.md anew from the version table.
 	$(TEST)/bin/python -m tests.tools.table docs/versions.md

@@ -87,7 +87,9 @@ class Composer:
     def resolve_and_deliver(self, spec: DeploymentSpec) -> None:
         """Resolve tier and cluster, attach, and deliver; leaves parts empty where everything stays as it is."""
         ref = spec.engine.kv_cache.tier_ref if spec.engine.kv_cache else None
-        found = tier.require(self.req, self.rsp, ref, self.namespace) if ref else None
+        placed = spec.inference_cluster_ref.name if spec.inference_cluster_ref else ""
+        on = self.delivery.cluster or placed
+        found = tier.require(self.req, self.rsp, ref, self.namespace, on) if ref else None
         self.behind = tier.l3(self.req, self.rsp, found) if isinstance(found, Tier) else None
         name = self.resolve_cluster_name(spec, found)
         if not name:

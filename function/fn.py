@@ -6,13 +6,14 @@ from crossplane.function import logging, response
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from crossplane.function.proto.v1 import run_function_pb2_grpc as grpcv1
 
-from function import cluster, deployment, kube, step, tier
+from function import cluster, deployment, fleet, kube, step, tier
 from function.kube import Malformed
 
 Compose = Callable[[fnv1.RunFunctionRequest, fnv1.RunFunctionResponse], None]
 
 COMPOSERS: dict[str, Compose] = {
     "KVOffloadTier": tier.compose,
+    "KVOffloadFleet": fleet.compose,
     "ModelDeployment": deployment.compose,
     "InferenceCluster": cluster.compose,
 }

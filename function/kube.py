@@ -11,6 +11,12 @@ Manifest = dict[str, Any]
 
 DOMAIN = "kv-offload.modelplane.ai"
 LABEL_TIER = f"{DOMAIN}/tier"
+# On a fleet's tiers: whose they are, and where.
+LABEL_FLEET = f"{DOMAIN}/fleet"
+LABEL_CLUSTER = f"{DOMAIN}/cluster"
+# On a fleet's tier: what the fleet asks of it, as a hash and a count of changes, and what the last change cost.
+ANNOTATION_REVISION = f"{DOMAIN}/revision"
+ANNOTATION_CHANGE = f"{DOMAIN}/change"
 ANNOTATION_CLUSTER = f"{DOMAIN}/cluster"
 ANNOTATION_PATCH = f"{DOMAIN}/patch"
 ANNOTATION_HASH = f"{DOMAIN}/hash"
@@ -21,6 +27,7 @@ MANAGED_BY = {"app.kubernetes.io/managed-by": "function-kv-offload"}
 SYSTEM_NAMESPACE = "modelplane-system"
 
 _HASH = 5
+_LONGEST_LABEL = 63
 _LONGEST = 52  # leaves room for the suffixes that controllers put behind a name
 
 
@@ -28,20 +35,30 @@ class Malformed(Exception):
     """A request that breaks Crossplane's own contract; its text is safe to show."""
 
 
-def child_name(*parts: str, longest: int = _LONGEST) -> str:
+def child_name(*parts: str, longest: int = _LONGEST, digits: int = _HASH) -> str:
     """Name something after its owners.
 
     Args:
         *parts: The owners' names, outermost first. They may hold dots and be of any length.
         longest: How many characters the name may have.
+        digits: How many of them are the hash.
 
     Returns:
         A DNS label of at most `longest` characters that ends in a hash of all parts. Unlike the SDK's child_name, parts
         ("a-b", "c") and ("a", "b-c") give two names, since two tiers on one cluster must never meet.
     """
-    suffix = digest("/".join(parts))[:_HASH]
+    suffix = digest("/".join(parts))[:digits]
     visible = "-".join(parts).replace(".", "-").lower()
-    return f"{visible[: longest - _HASH - 1].rstrip('-')}-{suffix}"
+    return f"{visible[: longest - digits - 1].rstrip('-')}-{suffix}"
+
+
+def tier_of_fleet(fleet: str, cluster: str) -> str:
+    """Name the KVOffloadTier that a KVOffloadFleet has on an InferenceCluster, in the fleet's namespace.
+
+    A composite's name is a label of what it composes, so it has 63 characters at most. Many of a thousand clusters may
+    begin with the same fifty, and the hash alone tells these apart.
+    """
+    return child_name(fleet, cluster, longest=_LONGEST_LABEL, digits=8)
 
 
 def digest(value: object) -> str:
@@ -133,6 +150,17 @@ def condition(struct: structpb.Struct | None, type_: str) -> tuple[str, str, str
         if text(entry, "type") == type_:
             return text(entry, "status"), text(entry, "reason"), text(entry, "message")
     return "", "", ""
+
+
+def condition_generation(struct: structpb.Struct | None, type_: str) -> int:
+    """Read of which generation a status condition speaks; 0 where it does not say."""
+    found = (entry for entry in objects(struct, "status", "conditions") if text(entry, "type") == type_)
+    return integer(next(found, None), "observedGeneration")
+
+
+def label(name: str) -> str:
+    """Write a name of any length as a label's value, which has 63 characters at most."""
+    return name if len(name) <= _LONGEST_LABEL else child_name(name, longest=_LONGEST_LABEL)
 
 
 def required_text(struct: structpb.Struct, *path: str) -> str:

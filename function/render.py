@@ -128,7 +128,7 @@ def _matches(selector: fnv1.ResourceSelector, manifest: Manifest) -> bool:
     metadata = manifest["metadata"]
     if (manifest["apiVersion"], manifest["kind"]) != (selector.api_version, selector.kind):
         return False
-    if selector.HasField("match_labels"):
+    if not selector.HasField("match_name"):
         # Without a namespace: in all of them.
         labels = metadata.get("labels", {})
         return all(labels.get(key) == value for key, value in selector.match_labels.labels.items())
@@ -161,7 +161,7 @@ def render_example(name: str, *, observed: bool = False) -> dict[str, Rendered]:
 
 
 def render_folder(folder: Path, *, observed: bool = False) -> dict[str, Rendered]:
-    """Render a folder's tier.yaml, deployment.yaml and replica.yaml, where it has them; an engine requires its tier.
+    """Render a folder's fleet, tier, deployment and replica.yaml, where it has them; an engine requires its tier.
 
     A replica's engines are what another step desires of it: desired.yaml.
     """
@@ -177,7 +177,7 @@ def render_folder(folder: Path, *, observed: bool = False) -> dict[str, Rendered
             required,
             by_key(held("desired.yaml")) if part == "replica" else {},
         )
-        for part in ("tier", "deployment", "replica")
+        for part in ("fleet", "tier", "deployment", "replica")
         for composite in held(f"{part}.yaml")[:1]
     }
 
@@ -245,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, yaml.YAMLError, ValueError) as e:
         parser.error(str(e))
     if not renders:
-        parser.error(f"{args.composite} holds neither tier.yaml nor deployment.yaml nor replica.yaml")
+        parser.error(f"{args.composite} holds none of fleet.yaml, tier.yaml, deployment.yaml and replica.yaml")
     for rendered in renders:
         sys.stdout.write(_show(rendered))
     return _FATAL if any(r.fatal for r in renders) else 0

@@ -39,6 +39,7 @@ VOCABULARY: Mapping[str, Condition] = {
 
 # Replicas of one Modelplane deployment run one model, and share what they compute of it.
 _DEPLOYMENT = "modelplane.ai/deployment"
+_CLUSTER = "modelplane.ai/cluster"
 _MODELPLANE_WORKLOAD = "model-serving-"
 # Lets go of a workload that earlier steps no longer desire, by its composition-resource-name.
 LET_GO = f"{annotations.PREFIX}let-go"
@@ -133,6 +134,8 @@ class Composer:
         self.namespace = kube.text(self.xr, "metadata", "namespace") or "default"
         deployment = kube.text(self.xr, "metadata", "labels", _DEPLOYMENT)
         who = (_DEPLOYMENT, deployment) if deployment else (kube.text(self.xr, "kind"), self.name)
+        # The InferenceCluster that it is for, as Modelplane says it of a ModelReplica, or as a label does of anything.
+        self.cluster = kube.text(self.xr, "spec", "clusterName") or kube.text(self.xr, "metadata", "labels", _CLUSTER)
         # Whose models these are, as far as a path tells nothing of them.
         self.owner = (self.namespace, *who)
         self.conditions = Conditions(VOCABULARY)
@@ -237,7 +240,7 @@ class Composer:
         )
         decision = _settled(carrier, consumer) or attachment.decide(consumer, found, site, behind)
         if isinstance(found, Tier):
-            there = self.req.required_resources[f"tier {ref.namespace}/{ref.name}"].items[0].resource
+            there = self.req.required_resources[_requirement(ref)].items[0].resource
             decision = attachment.lacking(decision, there)
         self.decide(carrier, group, decision)
         if decision.patch is None or decision.hold:
@@ -275,11 +278,11 @@ class Composer:
 
     def resolve(self, ref: TierRef, carrier: Carrier) -> tuple[Tier | Unavailable, Site, Tier | Unavailable | None]:
         """Require a tier, its cluster, and what stands behind it."""
-        where = f"{ref.namespace}/{ref.name}"
-        found = tier.require(self.req, self.rsp, ref, self.namespace, f"tier {where}")
+        key = _requirement(ref)
+        found = tier.require(self.req, self.rsp, ref, self.namespace, self.cluster, key)
         if isinstance(found, Unavailable):
             return found, Site(), None
-        behind = tier.l3(self.req, self.rsp, found, f"l3 {where}")
+        behind = tier.l3(self.req, self.rsp, found, f"l3 of {key}")
         name = found.spec.inference_cluster_ref.name
         cluster = ClusterView.require(self.req, self.rsp, name, f"cluster {name}")
         site = Site(cluster.gpus_per_node, known=cluster.resolved, pools=cluster.pools)
@@ -466,6 +469,11 @@ class Composer:
             warn = any(d.condition.warn for _, d in self.decisions)
             self.put(TIER_ATTACHED, Condition(worst.status, worst.reason, "; ".join(told), warn=warn))
         self.conditions.write(self.req, self.rsp)
+
+
+def _requirement(ref: TierRef) -> str:
+    """Name the requirement of a tier."""
+    return f"{'fleet' if ref.of_fleet else 'tier'} {ref.namespace}/{ref.name}"
 
 
 def _settled(carrier: Carrier, consumer: Consumer) -> Attachment | None:

@@ -82,16 +82,24 @@ def read(struct: structpb.Struct) -> Tier:
             f"spec.hicache.l3.tierRef.name (is {name!r}) names this very tier: name one of backend Mooncake, Nixl or "
             "AIBrix"
         )
+    namespace = kube.text(struct, "metadata", "namespace") or "default"
+    gpus = kube.integer(struct, "status", "memory", "gpusPerNode") or None
+    return Tier(namespace, name, spec, release(struct, spec.release), gpus, kube.text(struct, "metadata", "uid"))
+
+
+def release(struct: structpb.Struct, wanted: str | None) -> releases.Release:
+    """Give the release that a composite holds: the one that its spec wants, else the latched one, else the newest.
+
+    Raises:
+        api.Invalid: this function does not know the latched one.
+    """
     latched = kube.text(struct, "status", "release")
-    if latched and not spec.release and latched not in releases.RELEASES:
+    if latched and not wanted and latched not in releases.RELEASES:
         raise api.Invalid(
             f"status.release is {latched!r}, which this function does not know (it knows "
             f"{', '.join(releases.RELEASES)}): run a function version that does, or set spec.release"
         )
-    release = releases.RELEASES.get(spec.release or latched, releases.NEWEST)
-    namespace = kube.text(struct, "metadata", "namespace") or "default"
-    gpus = kube.integer(struct, "status", "memory", "gpusPerNode") or None
-    return Tier(namespace, name, spec, release, gpus, kube.text(struct, "metadata", "uid"))
+    return releases.RELEASES.get(wanted or latched, releases.NEWEST)
 
 
 @dataclass(frozen=True)
@@ -107,23 +115,40 @@ class Unavailable:
     fits: bool = True
 
 
-def require(
-    req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse, ref: TierRef, namespace: str, key: str = "tier"
+def require(  # noqa: PLR0917
+    req: fnv1.RunFunctionRequest,
+    rsp: fnv1.RunFunctionResponse,
+    ref: TierRef,
+    namespace: str,
+    cluster: str,
+    key: str = "tier",
 ) -> Tier | Unavailable:
-    """Require the tier that an engine names.
+    """Require the tier that an engine names, or that the fleet has which it names.
 
     Args:
         req: The request.
         rsp: The response.
-        ref: The tier's name.
+        ref: The tier's name, or the fleet's.
         namespace: The namespace of whoever names it.
+        cluster: The engine's InferenceCluster, as far as it is known; a fleet has a tier on each of its clusters.
         key: The requirement's name.
 
     Returns:
         The tier, or why it cannot be used.
     """
-    wanted = resolve.Reference(MODELPLANE, ref.kind, ref.name, ref.namespace)
-    got = _get(resolve.require(req, rsp, key, wanted), wanted, "Tier")
+    wanted, fix = resolve.Reference(MODELPLANE, "KVOffloadTier", ref.name, ref.namespace), ""
+    if ref.of_fleet:
+        fleet = f"{ref.kind} {ref.namespace}/{ref.name}"
+        if not cluster:
+            return Unavailable(
+                "ClusterUnknown",
+                f"{fleet} has a tier on each of its clusters, and nothing says on which one this engine is: set the "
+                "composite's spec.clusterName or label modelplane.ai/cluster to the InferenceCluster's name, or name a "
+                "KVOffloadTier",
+            )
+        wanted = replace(wanted, name=kube.tier_of_fleet(ref.name, cluster))
+        fix = f"; {fleet} has it once it selects InferenceCluster {cluster} and the turn of that has come"
+    got = _get(resolve.require(req, rsp, key, wanted), wanted, "Tier", fix)
     if isinstance(got, Unavailable):
         return got
     if got.spec.allowed_namespaces.from_ == "Same" and namespace != got.namespace:
@@ -414,7 +439,16 @@ class Composer:
         # Parts say themselves whether they are rolled out; with OnDelete, agents of an older revision are no fault.
         ready = self.plan is not None and all(self.conditions.is_true(t) for t in _STATES if t != ROLLED_OUT)
         ready = ready and all(d.ready for d in delivered.values())
-        status.write(self.req, self.rsp, self.status(agents), ready=ready)
+        status.write(self.req, self.rsp, {**self.status(agents), **self.settled(ready=ready)}, ready=ready)
+
+    def settled(self, *, ready: bool) -> dict[str, Any]:
+        """Say with which revision of its fleet this tier was last ready and rolled out.
+
+        A fleet reads it to tell a tier that its change has broken from one that something else did.
+        """
+        if ready and self.conditions.is_true(ROLLED_OUT):
+            return {"settledRevision": kube.text(self.xr, "metadata", "annotations", kube.ANNOTATION_REVISION) or None}
+        return status.carried(self.req, ["settledRevision"])
 
     def keep_warnings(self) -> None:
         """Say again what was warned of: it holds for what is kept."""

@@ -15,6 +15,8 @@ KIND = "Usage"
 
 ATTACHMENTS = "attachments"
 _TIER = "KVOffloadTier"
+# What Crossplane labels everything with that a Usage is of.
+_IN_USE = "crossplane.io/in-use"
 
 # What of a Usage is written here; the rest is Crossplane's.
 _OURS = ("of", "by", "reason", "replayDeletion")
@@ -95,6 +97,12 @@ def count(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse) -> int | 
     label = instance(namespace, name)
     found = resolve.require_all(req, rsp, ATTACHMENTS, API_VERSION, KIND, {kube.LABEL_TIER: label})
     return None if found is None else sum(_attached(usage, namespace, name) for usage in found)
+
+
+def in_use(tier: structpb.Struct) -> bool:
+    """Whether a tier cannot be deleted: Crossplane's webhook goes by a label, and the tier counts for itself."""
+    labelled = kube.text(tier, "metadata", "labels", _IN_USE) == "true"
+    return labelled or kube.integer(tier, "status", ATTACHMENTS) > 0
 
 
 def _attached(usage: structpb.Struct, namespace: str, name: str) -> bool:

@@ -17,6 +17,11 @@ DAEMONSET_ROLLED = (
     " && (object.status.desiredNumberScheduled == 0 || (has(object.status.updatedNumberScheduled)"
     " && object.status.updatedNumberScheduled == object.status.desiredNumberScheduled))"
 )
+# Each agent has been ready for as long as the tier asks.
+DAEMONSET_SOAKED = (
+    " && (object.status.desiredNumberScheduled == 0 || (has(object.status.numberAvailable)"
+    " && object.status.numberAvailable == object.status.desiredNumberScheduled))"
+)
 
 
 def _all(*counts: str) -> str:
@@ -199,6 +204,8 @@ def daemon_set(
     """
     update = tier.spec.update_strategy
     rolling = update.type == "RollingUpdate"
+    soak = update.min_ready_seconds
+    ready = DAEMONSET_READY + (DAEMONSET_ROLLED if rolling else "") + ("" if soak is None else DAEMONSET_SOAKED)
     spec = {
         "selector": {"matchLabels": tier.selector("agent")},
         "updateStrategy": kube.prune(
@@ -207,13 +214,11 @@ def daemon_set(
                 "rollingUpdate": {"maxUnavailable": update.max_unavailable} if rolling else None,
             }
         ),
-        "minReadySeconds": min_ready_seconds,
+        "minReadySeconds": min_ready_seconds if soak is None else soak,
         "template": template,
     }
     manifest = {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": tier.metadata("agent"), "spec": spec}
-    return Part(
-        "agents", manifest, ready=DAEMONSET_READY + (DAEMONSET_ROLLED if rolling else ""), after=after, loses=loses
-    )
+    return Part("agents", manifest, ready=ready, after=after, loses=loses)
 
 
 def stateful_set(

@@ -18,6 +18,7 @@ class Written(Model):
     """What a pod template asks for by annotations, named by what follows the domain."""
 
     tier: str = Field(pattern=api.TIER, max_length=317)
+    tier_kind: Literal["KVOffloadTier", "KVOffloadFleet"] = Field("KVOffloadTier", alias="tier-kind")
     engine: Literal["vLLM", "SGLang"] | None = None
     version: str | None = Field(None, pattern=VERSION)
     container: str | None = Field(None, min_length=1, max_length=63)
@@ -27,9 +28,9 @@ class Written(Model):
 
     @property
     def tier_ref(self) -> TierRef:
-        """The tier that is named."""
+        """The tier that is named, or the fleet."""
         namespace, _, name = self.tier.rpartition("/")
-        return TierRef(name=name, namespace=namespace or kube.SYSTEM_NAMESPACE)
+        return TierRef(name=name, namespace=namespace or kube.SYSTEM_NAMESPACE, kind=self.tier_kind)
 
 
 def read(annotations: Mapping[str, str]) -> Written:

@@ -9,11 +9,16 @@ from function.api import VERSION, Amount, Int, Model, Name, Ref
 
 
 class TierRef(Model):
-    """The tier by name."""
+    """The tier by name, or the fleet that has one on the engine's cluster."""
 
     name: Name
     namespace: Name = kube.SYSTEM_NAMESPACE
-    kind: Literal["KVOffloadTier"] = "KVOffloadTier"
+    kind: Literal["KVOffloadTier", "KVOffloadFleet"] = "KVOffloadTier"
+
+    @property
+    def of_fleet(self) -> bool:
+        """Whether which tier it is follows from the cluster."""
+        return self.kind == "KVOffloadFleet"
 
 
 class KVCache(Model):
@@ -83,5 +88,10 @@ class DeploymentSpec(Model):
         if self.inference_cluster_ref is None and self.engine.kv_cache is None:
             raise ValueError(
                 "inferenceClusterRef is required without engine.kvCache.tierRef, whose cluster it would be"
+            )
+        if self.inference_cluster_ref is None and self.engine.kv_cache and self.engine.kv_cache.tier_ref.of_fleet:
+            raise ValueError(
+                "inferenceClusterRef is required with engine.kvCache.tierRef.kind KVOffloadFleet, which has a tier on "
+                "each of its clusters"
             )
         return self

@@ -343,11 +343,17 @@ def _behind_hicache(backend: object) -> object:
     return backend
 
 
+class L3Ref(Ref):
+    """The tier behind another one on the same cluster: by its name, or as the one that a fleet has there."""
+
+    kind: Literal["KVOffloadTier", "KVOffloadFleet"] = "KVOffloadTier"
+
+
 class L3(Model):
     """What stands behind HiCache's host memory: a backend of this same tier, a claim, or another tier."""
 
     backend: Annotated[Literal["Mooncake", "Nixl", "AIBrix", "File"], BeforeValidator(_behind_hicache)] | None = None
-    tier_ref: Ref | None = None
+    tier_ref: L3Ref | None = None
     file: FileL3 | None = None
 
     @model_validator(mode="after")
@@ -720,17 +726,30 @@ def _number_or_percent(value: object) -> int | str:
     raise ValueError("must be a number from 1 on or a percentage such as 10%")
 
 
+NumberOrPercent = Annotated[int | str, BeforeValidator(_number_or_percent)]
+
+
 class UpdateStrategy(Model):
-    """How agents are replaced."""
+    """How agents are replaced. `min_ready_seconds` is for how long each is ready before it counts."""
 
     type: Literal["RollingUpdate", "OnDelete"] = "RollingUpdate"
-    max_unavailable: Annotated[int | str, BeforeValidator(_number_or_percent)] = 1
+    max_unavailable: NumberOrPercent = 1
+    min_ready_seconds: Int | None = Field(None, ge=0, le=86400)
 
     @model_validator(mode="after")
     def _rolls(self) -> Self:
         if self.type == "OnDelete" and "max_unavailable" in self.model_fields_set:
             raise ValueError("maxUnavailable goes with type RollingUpdate only; remove it for OnDelete")
         return self
+
+
+def _release(name: str | None) -> str | None:
+    if name is not None and name not in releases.RELEASES:
+        raise ValueError(f"this function knows the releases {', '.join(releases.RELEASES)}")
+    return name
+
+
+Release = Annotated[str | None, AfterValidator(_release)]
 
 
 class AllowedNamespaces(Model):
@@ -750,7 +769,7 @@ class TierSpec(Model):
     backend: Literal["LMCache", "Mooncake", "Nixl", "HiCache", "AIBrix"]
     target_namespace: str = Field("default", pattern=NAMESPACE, max_length=63)
     allowed_namespaces: AllowedNamespaces = AllowedNamespaces()
-    release: str | None = None
+    release: Release = None
     lmcache: LMCache | None = None
     mooncake: Mooncake | None = None
     nixl: Nixl | None = None
@@ -766,7 +785,11 @@ class TierSpec(Model):
     def l3_ref(self) -> str | None:
         """The tier that stands behind this one; None for none."""
         l3 = self.hicache.l3 if self.hicache else None
-        return l3.tier_ref.name if l3 and l3.tier_ref else None
+        if l3 is None or l3.tier_ref is None:
+            return None
+        if l3.tier_ref.kind == "KVOffloadFleet":
+            return kube.tier_of_fleet(l3.tier_ref.name, self.inference_cluster_ref.name)
+        return l3.tier_ref.name
 
     @property
     def storeless(self) -> str | None:
@@ -847,10 +870,3 @@ class TierSpec(Model):
                 "mooncake.protocol RDMA needs spec.rdma, with agents.count and engines.count of at least 1, since a "
                 "NIC on one side only fails at transfer: set both, or mooncake.protocol to TCP"
             )
-
-    @field_validator("release")
-    @classmethod
-    def _known(cls, release: str | None) -> str | None:
-        if release is not None and release not in releases.RELEASES:
-            raise ValueError(f"this function knows the releases {', '.join(releases.RELEASES)}")
-        return release

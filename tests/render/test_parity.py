@@ -17,15 +17,18 @@ from tests.examples import names
 from tests.render.changes import GONE, changed
 from tests.standin import observe
 from tests.tools import crossplane
+from tests.unit.fleets import FleetStory
 
 STANDALONE = Path("compositions/standalone")
 COMPOSITIONS = {
     "KVOffloadTier": Path("compositions/kvoffloadtier.yaml"),
+    "KVOffloadFleet": Path("compositions/kvoffloadfleet.yaml"),
     "ModelDeployment": STANDALONE / "modeldeployment.yaml",
     "InferenceCluster": STANDALONE / "inferencecluster.yaml",
 }
 XRDS = {
     "KVOffloadTier": Path("apis/kvoffloadtier.yaml"),
+    "KVOffloadFleet": Path("apis/kvoffloadfleet.yaml"),
     "ModelDeployment": Path("apis/standalone/modeldeployment.yaml"),
     "InferenceCluster": Path("apis/standalone/inferencecluster.yaml"),
 }
@@ -218,6 +221,31 @@ EXISTING = cluster(source="Existing", existing={"secretRef": {"name": "gke-h200-
 def test_both_renderers_agree_on_a_cluster(composite: Manifest, functions: Path, tmp_path: Path, *, seen: bool) -> None:
     of = World(composite, observe(render(composite)) if seen else ())
     assert said_by_core(run_core(of, functions, tmp_path)) == said_in_process(render(*of))
+
+
+def fleet_world(turns: int) -> World:
+    """The example's fleet after so many turns; once all have their tier, with another template and a cluster gone."""
+    folder = EXAMPLES / "fleet"
+    (fleet,), clusters = load(folder / "fleet.yaml"), load(folder / "required.yaml")
+    story = FleetStory(fleet, *clusters)
+    for _ in range(turns):
+        story.turn()
+    if len(story.tiers) == len(story.clusters) - 1:
+        story.change(512)
+        story.use("us-prod")
+        del story.clusters["eu-prod"]
+    # Crossplane takes no observed resource of another owner, and one without is its own.
+    observed = [changed(tier, {"metadata.ownerReferences": GONE}) for tier in story.tiers.values()]
+    return World(changed(story.fleet, {"metadata.uid": GONE}), observed, [*story.clusters.values()])
+
+
+@pytest.mark.parametrize("turns", [0, 1, 5], ids=["at first", "in mid rollout", "when another change comes"])
+@pytest.mark.parametrize("defaults", [False, True], ids=["", "with defaults"])
+def test_both_renderers_agree_on_a_fleet(turns: int, functions: Path, tmp_path: Path, *, defaults: bool) -> None:
+    of = fleet_world(turns)
+    said = said_in_process(render(*of))
+    assert said["composed"]
+    assert said_by_core(run_core(of, functions, tmp_path, defaults=defaults)) == said
 
 
 def changed_latch() -> World:

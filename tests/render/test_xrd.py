@@ -13,7 +13,7 @@ import pytest
 import yaml
 from crossplane.function import resource as sdk
 
-from function import api, tier
+from function import api, fleet, tier
 from function.api.cluster import ClusterSpec
 from function.api.deployment import DeploymentSpec
 from function.api.tier import TierSpec
@@ -24,9 +24,11 @@ from tests.render.changes import GONE, NOTHING, Changes, changed
 from tests.tools import crossplane
 from tests.unit import test_api
 
-TIER, DEPLOYMENT, CLUSTER = "KVOffloadTier", "ModelDeployment", "InferenceCluster"
+TIER, FLEET = "KVOffloadTier", "KVOffloadFleet"
+DEPLOYMENT, CLUSTER = "ModelDeployment", "InferenceCluster"
 XRDS = {
     TIER: Path("apis/kvoffloadtier.yaml"),
+    FLEET: Path("apis/kvoffloadfleet.yaml"),
     DEPLOYMENT: Path("apis/standalone/modeldeployment.yaml"),
     CLUSTER: Path("apis/standalone/inferencecluster.yaml"),
 }
@@ -34,6 +36,10 @@ MODELS: Mapping[type[api.Model], str] = {TierSpec: TIER, DeploymentSpec: DEPLOYM
 SPECS: Mapping[str, type[api.Model]] = {DEPLOYMENT: DeploymentSpec, CLUSTER: ClusterSpec}
 
 SMALLEST: Mapping[str, Manifest] = {
+    FLEET: {
+        "clusterSelector": {},
+        "template": {"spec": {"backend": "LMCache", "lmcache": {"cpuTierGiBPerNode": 64}}},
+    },
     TIER: {
         "inferenceClusterRef": {"name": "gke"},
         "backend": "LMCache",
@@ -533,7 +539,10 @@ RULES = [
             good=good,
             bad=bad,
         )
-        for good, bad in ((BEHIND, {**BEHIND, f"{L3}.tierRef.name": "x"}), ({}, {**BEHIND, f"{L3}.tierRef.name": "x"}))
+        for good, bad in (
+            (BEHIND, {**BEHIND, f"{L3}.tierRef.name": "x"}),
+            ({**BEHIND, f"{L3}.tierRef": {"name": "x", "kind": FLEET}}, {**BEHIND, f"{L3}.tierRef.name": "x"}),
+        )
     ),
     Rule(
         TIER,
@@ -991,6 +1000,13 @@ RULES = [
         good={"inferenceClusterRef": GONE, "engine.kvCache.tierRef.name": "shared"},
         bad={"inferenceClusterRef": GONE},
     ),
+    Rule(
+        DEPLOYMENT,
+        "spec.inferenceClusterRef is required with engine.kvCache.tierRef.kind KVOffloadFleet, which has a tier on "
+        "each of its clusters.",
+        good={"engine.kvCache.tierRef": {"name": "shared", "kind": FLEET}},
+        bad={"engine.kvCache.tierRef": {"name": "shared", "kind": FLEET}, "inferenceClusterRef": GONE},
+    ),
     *(
         Rule(
             CLUSTER,
@@ -1338,6 +1354,7 @@ MISTAKES = [
     Mistake(TIER, f"{L3}.backend", "HiCache", UNSUPPORTED, HICACHE),
     Mistake(TIER, f"{L3}.tierRef.name", GONE, REQUIRED, BEHIND),
     Mistake(TIER, f"{L3}.tierRef.name", "", EMPTY, BEHIND),
+    Mistake(TIER, f"{L3}.tierRef.kind", "Redis", UNSUPPORTED, BEHIND),
     Mistake(TIER, f"{L3}.file.claimName", GONE, REQUIRED, SHARED),
     Mistake(TIER, f"{L3}.file.claimName", "KV", "should match", SHARED),
     Mistake(TIER, f"{L3}.file.sizePerRank", GONE, REQUIRED, SHARED),
@@ -1394,6 +1411,27 @@ MISTAKES = [
     ),
     Mistake(TIER, "updateStrategy.type", "Recreate", UNSUPPORTED),
     Mistake(TIER, "updateStrategy.maxUnavailable", True, "must be of type integer,string"),
+    Mistake(TIER, "updateStrategy.minReadySeconds", -1, "should be greater than or equal to 0"),
+    Mistake(TIER, "updateStrategy.minReadySeconds", 86401, "should be less than or equal to 86400"),
+    Mistake(FLEET, "clusterSelector", GONE, REQUIRED),
+    Mistake(FLEET, "clusterSelector.matchLabels", {"gpu": 1}, "must be of type string"),
+    Mistake(FLEET, "template", GONE, REQUIRED),
+    Mistake(FLEET, "template.spec", GONE, REQUIRED),
+    Mistake(FLEET, "template.spec.backend", "Redis", UNSUPPORTED),
+    Mistake(FLEET, "template.spec.lmcache.cpuTierGiBPerNode", 0, "should be greater than or equal to 1"),
+    Mistake(FLEET, "overrides", [{"spec": {}}], REQUIRED, counted=True),
+    Mistake(FLEET, "overrides", [{"matchLabels": {}}], REQUIRED, counted=True),
+    Mistake(FLEET, "overrides", 17 * [{"matchLabels": {}, "spec": {}}], "must have at most 16 items", counted=True),
+    Mistake(FLEET, "release", "", EMPTY),
+    Mistake(FLEET, "rollout.canary.matchLabels", GONE, REQUIRED, {"rollout.canary": {}}),
+    Mistake(FLEET, "rollout.canary.matchLabels", {}, "should have at least 1 properties"),
+    Mistake(FLEET, "rollout.maxUnavailable", True, "must be of type integer,string"),
+    Mistake(FLEET, "rollout.maxColdClusters", 0, "should be greater than or equal to 1"),
+    Mistake(FLEET, "rollout.maxColdClusters", 10001, "should be less than or equal to 10000"),
+    Mistake(FLEET, "rollout.minReadySeconds", -1, "should be greater than or equal to 0"),
+    Mistake(FLEET, "rollout.minReadySeconds", 86401, "should be less than or equal to 86400"),
+    Mistake(FLEET, "rollout.approvedRevision", "", EMPTY),
+    Mistake(FLEET, "rollout.paused", "yes", "must be of type boolean"),
     Mistake(DEPLOYMENT, "engine", GONE, REQUIRED),
     Mistake(DEPLOYMENT, "engine.name", GONE, REQUIRED),
     Mistake(DEPLOYMENT, "engine.name", "TensorRT", UNSUPPORTED),
@@ -1440,6 +1478,50 @@ MISTAKES = [
 ]
 
 
+def of_template(changes: Changes) -> Changes:
+    """Write changes of a tier's spec as those of a fleet's template, behind which only another fleet may stand."""
+    kind = {f"{L3}.tierRef.kind": FLEET} if f"{L3}.tierRef.name" in changes else {}
+    return {f"template.spec.{path}": value for path, value in {**kind, **changes}.items()}
+
+
+# A fleet's template has the rules of a tier, but for the one about its cluster.
+RULES += [
+    Rule(
+        FLEET,
+        rule.message,
+        good=of_template(rule.good),
+        bad=of_template(rule.bad),
+        before=None if rule.before is None else of_template(rule.before),
+    )
+    for rule in RULES
+    if rule.kind == TIER and not rule.message.startswith(("spec.inferenceClusterRef", "hicache.l3.tierRef names"))
+]
+BEHIND_FLEET = of_template(BEHIND)
+RULES += [
+    Rule(
+        FLEET,
+        "hicache.l3.tierRef must be of kind KVOffloadFleet, since a tier is on one cluster, and not name this very "
+        "fleet: name one of backend Mooncake, Nixl or AIBrix.",
+        good=BEHIND_FLEET,
+        bad=bad,
+    )
+    for bad in (
+        of_template({**BEHIND, f"{L3}.tierRef.kind": TIER}),
+        of_template({**BEHIND, f"{L3}.tierRef.kind": GONE}),
+        of_template({**BEHIND, f"{L3}.tierRef.name": "x"}),
+    )
+]
+RULES += [
+    Rule(
+        FLEET,
+        "rollout.maxUnavailable must be a number from 1 on or a percentage such as 10%.",
+        good={"rollout.maxUnavailable": good},
+        bad={"rollout.maxUnavailable": bad},
+    )
+    for good, bad in ((1, 0), ("1%", "0%"), ("100%", "101%"), ("10%", "10"))
+]
+
+
 def resource(kind: str, changes: Changes) -> Manifest:
     """Write the smallest resource of a kind, changed."""
     metadata = {"name": "x"}
@@ -1452,6 +1534,8 @@ def read(kind: str, changes: Changes) -> None:
     written = resource(kind, changes)
     if kind == TIER:
         tier.read(sdk.dict_to_struct(written))
+    elif kind == FLEET:
+        fleet.read(sdk.dict_to_struct(written))
     else:
         api.parse(SPECS[kind], written["spec"])
 
@@ -1484,6 +1568,9 @@ def examples() -> Iterator[tuple[str, Manifest]]:
             for manifest in load(EXAMPLES / name / f"{file}.yaml"):
                 if manifest["kind"] in XRDS:
                     yield f"{name}/{file}.yaml", manifest
+    for file in ("fleet", "required"):
+        for manifest in load(EXAMPLES / "fleet" / f"{file}.yaml"):
+            yield f"fleet/{file}.yaml", manifest
 
 
 # What only the function can know.

@@ -14,7 +14,12 @@ from tests.tools import build
 
 CONTENTS: dict[str, tuple[str, ...]] = {
     "function": (),
-    "configuration": ("apis/kvoffloadtier.yaml", "compositions/kvoffloadtier.yaml"),
+    "configuration": (
+        "apis/kvoffloadtier.yaml",
+        "apis/kvoffloadfleet.yaml",
+        "compositions/kvoffloadtier.yaml",
+        "compositions/kvoffloadfleet.yaml",
+    ),
     "standalone-configuration": (
         "apis/standalone/inferencecluster.yaml",
         "apis/standalone/modeldeployment.yaml",

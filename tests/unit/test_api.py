@@ -1213,7 +1213,7 @@ WRONG_DEPLOYMENTS: dict[str, tuple[Manifest, str]] = {
     "a tier without a name": ({"engine__kvCache": {"tierRef": {}}}, "spec.engine.kvCache.tierRef.name is required"),
     "another kind of tier": (
         {"engine__kvCache__tierRef__kind": "HiCacheTier"},
-        "spec.engine.kvCache.tierRef.kind (is 'HiCacheTier'): should be 'KVOffloadTier'",
+        "spec.engine.kvCache.tierRef.kind (is 'HiCacheTier'): should be 'KVOffloadTier' or 'KVOffloadFleet'",
     ),
     "something else than waiting": (
         {"engine__kvCache__onUnavailable": "Fail"},

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from function import api, backends, releases
+from function import api, backends, changes, releases
 from function.api.deployment import Engine as EngineSpec
 from function.api.tier import TierSpec
 from function.backends.base import AGENTS, Credential, EnginePatch, Site, Tier
@@ -256,6 +256,7 @@ SAMPLES: Mapping[str, Sequence[tuple[Changes, Any]]] = {
         (HICACHE, {"hicache.l3.backend": "AIBrix", "aibrix": SERVERS["aibrix"], "rdma": NICS}),
     ],
     "hicache.l3.tierRef.name": [(BEHIND, "other"), (HICACHE, "pool")],
+    "hicache.l3.tierRef.kind": [(BEHIND, "KVOffloadFleet")],
     "hicache.l3.file.claimName": [(SHARED, "other")],
     "hicache.l3.file.sizePerRank": [(SHARED, "1Ti")],
     "aibrix.offloading.cpuTierGiBPerNode": [(AIBRIX, 1280)],
@@ -345,6 +346,7 @@ SAMPLES: Mapping[str, Sequence[tuple[Changes, Any]]] = {
     "images.watcher": [(SERVERS, OTHER_IMAGE)],
     "updateStrategy.type": [(base, "OnDelete") for base in ({}, MOONCAKE, FILES, SHFS, SERVERS)],
     "updateStrategy.maxUnavailable": [(base, 2) for base in ({}, MOONCAKE, FILES, SHFS, SERVERS)],
+    "updateStrategy.minReadySeconds": [(base, 300) for base in ({}, MOONCAKE, FILES, SHFS)],
     "monitoring.podMonitors": [
         (WATCHED, False),
         ({**WATCHED, **IN_PROCESS}, False),
@@ -481,6 +483,25 @@ def test_every_field_that_may_change_is_tried() -> None:
 @pytest.mark.parametrize("field", SAMPLES)
 def test_the_table_says_what_a_change_restarts(field: str) -> None:
     assert seen(field) == table()[field].effects & ROLLS
+
+
+# Where a fleet sees more than the table, since servers are written where their number is, or less, since what is new
+# restarts nothing.
+OF_SERVERS = {"aibrix.distributed.infinistore.replicas", "aibrix.distributed.vineyard.replicas"}
+NEW = {"hicache.l3.backend"}
+
+
+@pytest.mark.parametrize("field", SAMPLES)
+def test_a_fleet_expects_of_a_change_what_the_table_says(field: str) -> None:
+    said, engines, restarts, cold = table()[field].effects, False, False, False
+    for base, value in SAMPLES[field]:
+        change = value if isinstance(value, dict) and field in value else {field: value}
+        found = changes.between(tier_of(base), tier_of({**base, **change}), Site(gpus_per_node=8))
+        engines, restarts, cold = engines or found.engines, restarts or bool(found.restarts), cold or found.cold
+    assert engines == ("rolls engines" in said)
+    assert restarts == bool(said & {"rolls agents", "rolls control plane", WAITS}) or field in OF_SERVERS | NEW
+    assert cold or EMPTIES not in said
+    assert not cold or said - {LIVE} or field in OF_SERVERS
 
 
 def test_the_table_says_what_another_release_restarts() -> None:

@@ -30,7 +30,11 @@ def test_a_folder_may_hold_a_tier_alone(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [(None, "holds neither tier.yaml nor deployment.yaml"), ("a: [", "while parsing"), ("a: b: c", "mapping values")],
+    [
+        (None, "holds none of fleet.yaml, tier.yaml, deployment.yaml"),
+        ("a: [", "while parsing"),
+        ("a: b: c", "mapping values"),
+    ],
 )
 def test_what_cannot_be_read_is_said_without_a_trace(
     text: str | None, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
