@@ -47,6 +47,7 @@ STATEFUL_SET = Kind("apps/v1", "StatefulSet")
 OBJECT = Kind("kubernetes.m.crossplane.io/v1alpha1", "Object")
 USAGE = Kind("protection.crossplane.io/v1beta1", "Usage")
 TIER = Kind("modelplane.ai/v1alpha1", "KVOffloadTier")
+FLEET = Kind("modelplane.ai/v1alpha1", "KVOffloadFleet")
 MODEL_DEPLOYMENT = Kind("modelplane.ai/v1alpha1", "ModelDeployment")
 CLUSTER = Kind("modelplane.ai/v1alpha1", "InferenceCluster")
 
