@@ -2,6 +2,9 @@
 PYTHON ?= python3
 EXAMPLE ?= lmcache
 FOLDER ?= examples/$(EXAMPLE)
+SUBJECT ?= examples/fleet/fleet.yaml
+THERE ?= examples/fleet/required.yaml
+OUTPUT ?= table
 # Environments live outside the checkout, so that a fresh clone finds them warm; any of them can be deleted.
 CACHE := $(or $(KV_OFFLOAD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/function-kv-offload)
 # One environment for each set of pinned requirements and Python; a line of the set is a file.
@@ -19,13 +22,16 @@ ENGINES := vllm-0.11.0 vllm-0.33.0 sglang-0.5.5 sglang-0.5.23 aibrix-0.8.0
 COMPILE := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help render test lint bench conformance e2e e2e-tools e2e-up e2e-down packages examples apis versions released requirements
+.PHONY: help render plan test lint bench conformance e2e e2e-tools e2e-up e2e-down packages examples apis versions released requirements
 
 help: ## Show this help.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 render: $(RENDER)/done ## Print what an example's tier and engine become (EXAMPLE=lmcache, or FOLDER=your own).
 	@$(RENDER)/bin/python -m function.render $(FOLDER)
+
+plan: $(RENDER)/done ## Say what a fleet or tier would change (SUBJECT=fleet.yaml THERE=there.yaml OUTPUT=table).
+	@$(RENDER)/bin/python -m function.plan $(SUBJECT) $(THERE:%=-e %) -o $(OUTPUT)
 
 test: $(TEST)/done ## Run all tests; builds Crossplane's own tools once, where Go is there.
 	@if command -v go >/dev/null; then $(TEST)/bin/python -m tests.tools.build; else echo "no Go here: tests that need Crossplane's own tools are skipped"; fi

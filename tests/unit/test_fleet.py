@@ -760,6 +760,26 @@ def test_status_names_twenty_clusters_and_counts_the_rest() -> None:
     assert "c00, c01, c02 and 47 more" in rendered.condition("TiersReady")["message"]
 
 
+def test_what_a_thousand_clusters_get_is_less_than_3_mib_and_status_stays_small() -> None:
+    template = {
+        "backend": "LMCache",
+        "lmcache": {
+            "cpuTierGiBPerNode": 256,
+            "diskTier": {"storageClassName": "nvme-local", "sizePerNode": "1Ti"},
+            "remote": {"redis": {"host": "kv-redis.modelplane-system", "secretRef": {"name": "kv-redis-auth"}}},
+        },
+        "placement": {"nodeSelector": {"pool": "h200"}, "priorityClassName": "system-node-critical"},
+    }
+    of = fleet({"maxUnavailable": "100%"}, template={"spec": template})
+    there = [cluster(f"production-inference-us-central1-a-h200-{n:04}") for n in range(1000)]
+    names = [c["metadata"]["name"] for c in there]
+    rsp = fn.run(request(of, [], [("clusters", there), *((f"tier {name}", None) for name in names)]))
+    assert len(rsp.desired.resources) == 1000
+    assert rsp.desired.ByteSize() < 3 * 2**20
+    assert rsp.ByteSize() < 3 * 2**20
+    assert rsp.desired.composite.ByteSize() < 10_000
+
+
 def test_more_than_crossplane_can_receive_is_fatal_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     made = FleetStory(fleet({"maxUnavailable": "100%"}), *(cluster(f"c{n:02}") for n in range(50)))
     monkeypatch.setattr(composer, "_LARGEST", 20000)
