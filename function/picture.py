@@ -15,18 +15,18 @@ _CACHE, _OVERHEAD, _LIMIT = "cacheGiB", "overheadGiB", "limitGiB"
 _DOTS = 16
 
 _STYLE = """
-:root { color-scheme: light dark; --line: #8886; --cold: #2f7fd1; --roll: #c76a00; --gone: #b3261e; --same: #8888; }
+:root { color-scheme: light dark; }
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 1400px; padding: 0 1rem; }
 h1 { font-size: 1.3rem; margin-bottom: 0; } h2 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
-.note { border-left: 4px solid var(--roll); padding-left: .6rem; }
+.note { border-left: 4px solid #c76a00; padding-left: .6rem; }
 .wave { display: grid; grid-template-columns: repeat(auto-fill, minmax(350px, 1fr)); gap: .8rem; }
-.tier { border: 1px solid var(--line); border-radius: 6px; padding: .6rem .8rem; overflow-wrap: anywhere; }
+.tier { border: 1px solid #8886; border-radius: 6px; padding: .6rem .8rem; overflow-wrap: anywhere; }
 .tier b { font-size: 1.05rem; } .tier small { opacity: .75; display: block; }
 .tier ul { margin: .3rem 0; padding-left: 1.1rem; }
 .mark { border-radius: 9px; color: #fff; font-size: .78rem; padding: .05rem .5rem; margin-right: .3rem; }
-.cold { background: var(--cold); } .roll { background: var(--roll); } .gone { background: var(--gone); }
-.plain { background: #666; }
-svg text { font: 11px system-ui, sans-serif; fill: currentColor; }
+.cold { background: #2f7fd1; } .roll { background: #c76a00; }
+.gone { background: #b3261e; } .plain { background: #666; }
+svg { display: block; margin-top: .3rem; }
 """
 
 
@@ -117,12 +117,13 @@ def _bar(name: str, memory: Mapping[str, int], most: int, top: int) -> str:
     scale = room / most
     shapes = [
         f'<rect x="34" y="{top}" width="{width * scale:.1f}" height="{_BAR}" fill="{fill}"/>'
-        for width, fill in ((max(limit, used), "var(--same)"), (used, "var(--roll)"), (cache, "var(--cold)"))
+        for width, fill in ((max(limit, used), "#b8b8b8"), (used, "#c76a00"), (cache, "#2f7fd1"))
     ]
     label = f"{cache} of {max(limit, used)} GiB"
+    text = f'y="{top + 11}" font-size="11" fill="currentColor"'
     return (
-        f'<text x="0" y="{top + 11}">{escape(name)}</text>{"".join(shapes)}'
-        f'<text x="{38 + max(limit, used) * scale:.1f}" y="{top + 11}">{label}</text>'
+        f'<text x="0" {text}>{escape(name)}</text>{"".join(shapes)}'
+        f'<text x="{38 + max(limit, used) * scale:.1f}" {text}>{label}</text>'
     )
 
 
