@@ -4,7 +4,7 @@ Options whose defaults have moved between versions are explicit; docs/facts.md n
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from function import kube, placement, sizing, workloads
 from function.backends.base import EnginePatch, Notice, Refusal, Tier
@@ -45,6 +45,22 @@ class Store:
     init_containers: Sequence[kube.Manifest] = ()
     notices: Sequence[Notice] = ()
     rank_bytes: int = 0
+
+    def reached(self, patch: EnginePatch) -> EnginePatch:
+        """Give a patch with what the engine's pod needs beside it to reach the store, but for its variables."""
+        return replace(
+            patch,
+            mounts=self.mounts,
+            volumes=self.volumes,
+            resources=self.resources,
+            devices=self.devices,
+            align=self.align,
+            capabilities=self.capabilities,
+            host_network=self.host_network,
+            annotations={**patch.annotations, **self.annotations},
+            init_containers=self.init_containers,
+            notices=(*patch.notices, *self.notices),
+        )
 
     def args(self) -> list[str]:
         """Write it as SGLang's arguments."""
@@ -121,7 +137,7 @@ def attach(
         return refusal
     io, layout = _memory_layout(engine)
     behind = store or Store("")
-    return EnginePatch(
+    patch = EnginePatch(
         tier=tier.ref,
         connector=CONNECTOR,
         # Nobody shares an engine's own memory.
@@ -138,21 +154,12 @@ def attach(
             f"--hicache-mem-layout={layout}",
             *(store.args() if store else ()),
         ],
-        resources=behind.resources,
-        devices=behind.devices,
-        align=behind.align,
-        capabilities=behind.capabilities,
-        host_network=behind.host_network,
-        mounts=behind.mounts,
-        volumes=behind.volumes,
         # NetworkPolicies of the tier that runs the store let this one in.
         labels=workloads.engines(owner or tier),
-        annotations=behind.annotations,
         **placement.placed((owner or tier).spec.placement),
-        init_containers=behind.init_containers,
-        notices=behind.notices,
         memory=memory.bytes(engine.ranks, behind.rank_bytes),
     )
+    return behind.reached(patch)
 
 
 def _memory_layout(engine: Engine) -> tuple[str, str]:

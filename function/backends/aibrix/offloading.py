@@ -42,21 +42,8 @@ def attach(tier: Tier, site: Site, engine: Engine) -> EnginePatch | Refusal:
         return size
     patch = connector.patch(tier, engine, found)
     if store:
-        patch = replace(
-            patch,
-            # Engines of one keyspace share it.
-            identity=engine.keyspace,
-            mounts=store.mounts,
-            volumes=store.volumes,
-            resources=store.resources,
-            devices=store.devices,
-            align=store.align,
-            capabilities=store.capabilities,
-            host_network=store.host_network,
-            init_containers=store.init_containers,
-            guards=l2.guards(tier),
-            notices=[*patch.notices, *store.notices],
-        )
+        # Engines of one keyspace share it.
+        patch = replace(store.reached(patch), identity=engine.keyspace, guards=l2.guards(tier))
     behind: Sequence[kube.Manifest] = store.env if store else ()
     return replace(
         patch,
