@@ -18,11 +18,12 @@ TEST := $(call venv,test)
 CONFORMANCE := $(call venv,conformance)
 E2E := $(call venv,e2e)
 # Of each engine the oldest version that is supported, and the newest; of AIBrix the newest.
+SCALE := tests/e2e/test_7_scale.py
 ENGINES := vllm-0.11.0 vllm-0.33.0 sglang-0.5.5 sglang-0.5.23 aibrix-0.8.0
 COMPILE := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help render plan test lint bench conformance e2e e2e-tools e2e-up e2e-down packages examples apis versions released requirements
+.PHONY: help render plan test lint bench conformance e2e scale e2e-tools e2e-up e2e-down packages examples apis versions released requirements
 
 help: ## Show this help.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -52,7 +53,10 @@ e2e-tools: $(E2E)/done ## Build etcd, Kubernetes, Crossplane, its provider, AIBr
 	$(E2E)/bin/python -m tests.tools.build e2e
 
 e2e: e2e-tools ## Install it on a real control plane with two inference clusters, run, break and heal it (15 minutes).
-	$(E2E)/bin/python -m pytest -s --durations=10 tests/e2e
+	$(E2E)/bin/python -m pytest -s --durations=10 tests/e2e --ignore=$(SCALE)
+
+scale: e2e-tools ## Give 300 clusters a tier by a fleet on a real control plane, and let all of them chat (5 minutes).
+	$(E2E)/bin/python -m pytest -s --durations=10 $(SCALE)
 
 e2e-up: e2e-tools ## Start these clusters, installed, to look around with kubectl.
 	@$(E2E)/bin/python -m tests.e2e up

@@ -120,13 +120,14 @@ class Child:
     """A fleet's tier, as it is observed.
 
     `applied` is the fleet's revision of it, `count` the number of changes up to that, `settled` whether it was ready
-    with that since; `change` is what the change cost.
+    with that since, and `ready` whether it is; `change` is what the change cost.
     """
 
     observed: structpb.Struct
     applied: str
     count: int
     settled: bool
+    ready: bool
     change: Change
     in_use: bool
 
@@ -140,6 +141,7 @@ class Child:
             applied or "unknown",
             int(count) if count.isdecimal() else 0,
             settled=bool(mark) and kube.text(observed, "status", "settledRevision") == mark,
+            ready=kube.condition(observed, "Ready", current=True)[0] == TRUE,
             change=Change.read(kube.text(observed, "metadata", "annotations", kube.ANNOTATION_CHANGE)),
             in_use=usage.in_use(observed),
         )
@@ -150,25 +152,13 @@ class Child:
         return f"{self.applied}.{self.count}"
 
     @property
-    def ready(self) -> bool:
-        """Whether it says so of its newest spec."""
-        return self.says("Ready")[0] == TRUE
-
-    def says(self, type_: str) -> tuple[str, str, str]:
-        """Read a condition as status, reason and message, unless it is of an earlier spec."""
-        seen = kube.condition_generation(self.observed, type_)
-        if seen and seen < kube.integer(self.observed, "metadata", "generation"):
-            return "", "", ""
-        return kube.condition(self.observed, type_)
-
-    @property
     def ails(self) -> tuple[bool, str]:
         """What keeps it from being ready: whether somebody has to act, and what it says."""
-        synced, _, why = self.says("Synced")
+        synced, _, why = kube.condition(self.observed, "Synced", current=True)
         if synced == FALSE:
             return True, f"Synced: {why}"
         for type_ in _STATES:
-            found, reason, message = self.says(type_)
+            found, reason, message = kube.condition(self.observed, type_, current=True)
             if found not in (TRUE, ""):
                 return type_ in _FAILS and found == FALSE, f"{type_} ({reason}): {message}"
         return False, "it has not said yet"
@@ -276,31 +266,31 @@ class Composer:
                 looked = ClusterView.require(self.req, self.rsp, name, f"cluster {name}").found
                 if looked.resource is not None:
                     there[name] = looked.resource
-        selected = {
-            n: c for n, c in sorted(there.items()) if spec.cluster_selector.matches(_labels(c)) and not _ends(c)
-        }
-        if not selected:
+        try:
+            places = self.select(spec, release, there)
+        except api.Invalid as e:
+            self.conditions.set(ACCEPTED, FALSE, "InvalidOverride", f"{e}; nothing is changed", warn=True)
+            return None
+        if not places:
             kept = "; its tiers stay as they are, delete the fleet to remove them" if self.children else ""
             shown = ", ".join(f"{k}={v}" for k, v in labels.items()) or "any labels"
             message = f"No InferenceCluster has {shown}{kept}"
             self.conditions.set(CLUSTERS_MATCHED, FALSE, "NoClusters", message, warn=True)
             return None
-        try:
-            places = {
-                name: Place(
-                    ClusterView(name, resolve.Found(resolve.State.PRESENT, cluster)),
-                    spec.rollout.is_canary(_labels(cluster)),
-                    self.form(spec, release, _labels(cluster)),
-                    self.children.get(name),
-                )
-                for name, cluster in selected.items()
-            }
-        except api.Invalid as e:
-            self.conditions.set(ACCEPTED, FALSE, "InvalidOverride", f"{e}; nothing is changed", warn=True)
-            return None
         self.conditions.set(CLUSTERS_MATCHED, TRUE, "Matched", f"{_count(len(places), 'cluster')} selected")
         self.leave_out(places)
         self.part(spec, places, there)
+        return places
+
+    def select(self, spec: FleetSpec, release: str, there: Mapping[str, structpb.Struct]) -> dict[str, Place]:
+        """Give those of the clusters that are selected, by name, with what their tiers should be; raises Invalid."""
+        places = {}
+        for name, cluster in sorted(there.items()):
+            labels = _labels(cluster)
+            if spec.cluster_selector.matches(labels) and not _ends(cluster):
+                view = ClusterView(name, resolve.Found(resolve.State.PRESENT, cluster))
+                form, canary = self.form(spec, release, labels), spec.rollout.is_canary(labels)
+                places[name] = Place(view, canary, form, self.children.get(name))
         return places
 
     def form(self, spec: FleetSpec, release: str, labels: Mapping[str, str]) -> Form:

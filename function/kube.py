@@ -144,18 +144,18 @@ def managed(struct: structpb.Struct | None) -> bool:
     return all(text(struct, "metadata", "labels", label) == value for label, value in MANAGED_BY.items())
 
 
-def condition(struct: structpb.Struct | None, type_: str) -> tuple[str, str, str]:
-    """Read a status condition as (status, reason, message); ("", "", "") where it is missing."""
+def condition(struct: structpb.Struct | None, type_: str, *, current: bool = False) -> tuple[str, str, str]:
+    """Read a status condition as (status, reason, message); ("", "", "") where it is missing.
+
+    With `current`, also where it says that it speaks of an earlier generation of the spec.
+    """
     for entry in objects(struct, "status", "conditions"):
         if text(entry, "type") == type_:
+            seen = integer(entry, "observedGeneration") if current else 0
+            if seen and seen < integer(struct, "metadata", "generation"):
+                break
             return text(entry, "status"), text(entry, "reason"), text(entry, "message")
     return "", "", ""
-
-
-def condition_generation(struct: structpb.Struct | None, type_: str) -> int:
-    """Read of which generation a status condition speaks; 0 where it does not say."""
-    found = (entry for entry in objects(struct, "status", "conditions") if text(entry, "type") == type_)
-    return integer(next(found, None), "observedGeneration")
 
 
 def label(name: str) -> str:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from function import kube
 
+# Crossplane ends a pass after two minutes, and each tier that changes has passes of its own meanwhile.
+AT_ONCE = 50
+
 
 @dataclass(frozen=True)
 class Member:
@@ -75,7 +78,8 @@ def decide(members: Iterable[Member], limits: Limits) -> Decision:
         limits: How much at once.
 
     Returns:
-        The decision. Of one wave all start together, but for those with a cold cache, of which only so many at once.
+        The decision. Of one wave all start together, fifty in a pass, but for those with a cold cache, of which only so
+        many are away at once.
         Nobody starts while another wave's are away: so a wave that goes bad ends the rollout by itself, and no more
         clusters are away for the fleet's sake than one wave has.
     """
@@ -99,7 +103,7 @@ def decide(members: Iterable[Member], limits: Limits) -> Decision:
         if not colder or room > 0:
             start.append(member.cluster)
             room -= colder
-    return Decision(frozenset(start), wave)
+    return Decision(frozenset(start[:AT_ONCE]), wave)
 
 
 def waves(members: Iterable[Member], size: int) -> list[list[Member]]:

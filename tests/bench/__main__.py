@@ -5,11 +5,13 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import chain
+from unittest import mock
 
 import grpc
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from crossplane.function.proto.v1 import run_function_pb2_grpc as grpcv1
 
+from function import rollout
 from function.kube import Manifest
 from function.render import EXAMPLES, by_key, load, render, request
 from tests.standin import observe
@@ -49,7 +51,8 @@ def fleets() -> Iterator[tuple[str, fnv1.RunFunctionRequest]]:
     """Fleets whose tiers all run, and the same that have just got another template: as many clusters as FLEETS says."""
     for size in FLEETS:
         story = FleetStory(fleet({"maxUnavailable": "100%"}), *(cluster(f"prod-us-h200-{n:04}") for n in range(size)))
-        story.turn()
+        with mock.patch.object(rollout, "AT_ONCE", size):
+            story.turn()
         there = [("clusters", [*story.clusters.values()])]
         yield f"fleet of {size}, steady", request(story.fleet, list(story.tiers.values()), there)
         story.change(512)

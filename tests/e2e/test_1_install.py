@@ -60,7 +60,7 @@ def test_the_compositions_call_the_function_by_the_name_that_it_is_installed_by(
     kube = installed.control.kube
     compositions = kube.find(Kind("apiextensions.crossplane.io/v1", "Composition"))
     steps = [step for composition in compositions for step in composition["spec"]["pipeline"]]
-    assert len(compositions) == 3
+    assert len(compositions) == 4
     assert {step["functionRef"]["name"] for step in steps} == {FUNCTION}
     assert [f["metadata"]["name"] for f in kube.find(Kind("pkg.crossplane.io/v1", "Function"))] == [FUNCTION]
 

@@ -39,7 +39,7 @@ def test_a_deployment_before_its_tier_waits_and_then_starts_once_attached(
     waiting = kube.wait(MODEL_DEPLOYMENT, "early", TEAM, conditions(TierAttached="TierNotFound"))
     assert "pair" in json.dumps(waiting["status"])
     assert "early" not in " ".join(names(west.find(DEPLOYMENT, NAMESPACE)))
-    kube.apply(agents_tier("west", "pair"))
+    kube.apply(agents_tier("west", "pair", updateStrategy__minReadySeconds=1))
     kube.wait(TIER, "pair", SYSTEM, conditions(Ready="True"))
     fleet.poke(installed)
     kube.wait(MODEL_DEPLOYMENT, "early", TEAM, ATTACHED, 120)

@@ -3,13 +3,14 @@
 import contextlib
 import json
 import time
+from collections.abc import Collection
 
 import pytest
 
 from tests.e2e import fleet, secrecy
 from tests.e2e.conftest import say
 from tests.e2e.environment import SYSTEM, Environment
-from tests.e2e.fleet import CACHE, CHAT, OTHER_CHAT, POOL, SEARCH
+from tests.e2e.fleet import CACHE, CHAT, MEMBERS, OTHER_CHAT, POOL, SEARCH, Member
 from tests.e2e.install import FUNCTION, PROVIDER
 from tests.e2e.kube import MODEL_DEPLOYMENT, OBJECT, SECRET, TIER, USAGE, Kind, Refused, names
 from tests.e2e.ledger import NAMESPACE
@@ -46,9 +47,22 @@ def test_no_secret_is_anywhere_but_in_secrets_and_in_the_documented_object(fleet
     assert not leaks
 
 
+def ask_for_deletion(world: Environment, but: Collection[Member] = ()) -> None:
+    """Ask for the deletion of all deployments and tiers, at once, and wait for none of them."""
+    kept = {(m.kind, m.name, m.namespace) for m in but}
+    for kind in (MODEL_DEPLOYMENT, TIER):
+        for item in world.control.kube.find(kind):
+            name, namespace = item["metadata"]["name"], item["metadata"]["namespace"]
+            if (kind, name, namespace) not in kept:
+                with contextlib.suppress(Refused):
+                    world.control.kube.delete(kind, name, namespace, foreground=True)
+
+
 def test_a_tier_in_use_refuses_deletion_and_goes_with_its_last_engine(fleet_runs: Environment) -> None:
     kube = fleet_runs.control.kube
     fleet.settled(fleet_runs)
+    # All others begin to go: what is refused while it is in use is asked again at last.
+    ask_for_deletion(fleet_runs, but=MEMBERS)
     with pytest.raises(Refused, match="in-use by 2 usage") as refusal:
         kube.delete(CACHE.kind, CACHE.name, CACHE.namespace)
     say(str(refusal.value))
@@ -77,13 +91,9 @@ def test_a_foreground_deletion_ends(fleet_runs: Environment) -> None:
 
 def test_after_the_last_one_nothing_of_ours_is_left(fleet_runs: Environment) -> None:
     kube = fleet_runs.control.kube
+    ask_for_deletion(fleet_runs)
     for kind in (MODEL_DEPLOYMENT, TIER):
-        left = kube.find(kind)
-        for item in left:
-            # All at once; what is refused while it is in use is asked again below.
-            with contextlib.suppress(Refused):
-                kube.delete(kind, item["metadata"]["name"], item["metadata"]["namespace"], foreground=True)
-        for item in left:
+        for item in kube.find(kind):
             kube.remove(kind, item["metadata"]["name"], item["metadata"]["namespace"], 180)
     assert not kube.find(OBJECT)
     assert not kube.find(USAGE)

@@ -7,7 +7,7 @@ import pytest
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 
 from function import fleet as composer
-from function import fn, kube, releases
+from function import fn, kube, releases, rollout
 from function.api.tier import TierSpec
 from function.kube import Manifest
 from function.render import render, request
@@ -44,6 +44,12 @@ def sizes_by_turn(of: FleetStory, turns: int, gib: int) -> list[set[str]]:
 
 
 # --- whole rollouts ---------------------------------------------------------------------------------------------------
+
+
+def test_of_a_wave_no_more_start_in_a_pass_than_crossplane_can_apply() -> None:
+    made = FleetStory(fleet({"maxUnavailable": "100%"}), *(cluster(f"c{n:03}") for n in range(120)))
+    made.ill = set(made.clusters)
+    assert [len(tiers_of(made.fleet_pass())) for _ in range(4)] == [50, 100, 120, 120]
 
 
 def test_a_fleet_gives_each_selected_cluster_a_tier_and_no_other_one() -> None:
@@ -760,7 +766,10 @@ def test_status_names_twenty_clusters_and_counts_the_rest() -> None:
     assert "c00, c01, c02 and 47 more" in rendered.condition("TiersReady")["message"]
 
 
-def test_what_a_thousand_clusters_get_is_less_than_3_mib_and_status_stays_small() -> None:
+def test_what_a_thousand_clusters_get_is_less_than_3_mib_and_status_stays_small(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rollout, "AT_ONCE", 1000)
     template = {
         "backend": "LMCache",
         "lmcache": {
