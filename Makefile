@@ -55,7 +55,7 @@ e2e-tools: $(E2E)/done ## Build etcd, Kubernetes, Crossplane, its provider, AIBr
 e2e: e2e-tools ## Install it on a real control plane with two inference clusters, run, break and heal it (15 minutes).
 	$(E2E)/bin/python -m pytest -s --durations=10 tests/e2e --ignore=$(SCALE)
 
-scale: e2e-tools ## Give 300 clusters a tier by a fleet on a real control plane, and let all of them chat (5 minutes).
+scale: e2e-tools ## Give 300 clusters a tier by a fleet on a real control plane, and let all of them chat (9 minutes).
 	$(E2E)/bin/python -m pytest -s --durations=10 $(SCALE)
 
 e2e-up: e2e-tools ## Start these clusters, installed, to look around with kubectl.

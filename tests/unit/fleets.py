@@ -205,5 +205,7 @@ def counts(rendered: Rendered) -> Mapping[str, int]:
 
 def _first(names: list[str]) -> str:
     """As Crossplane shortens a list."""
+    if len(names) == 3:
+        return f"{names[0]}, {names[1]}, and {names[2]}"
     rest = len(names) - 3
     return ", ".join(names[:3]) + (f", and {rest} more" if rest > 0 else "")

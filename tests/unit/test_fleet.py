@@ -655,6 +655,15 @@ def test_a_new_tier_that_the_api_server_refuses_has_failed_too() -> None:
     assert counts(rendered)["failed"] == 1
 
 
+@pytest.mark.parametrize(("refused", "named"), [("ab", "ab"), ("abc", "abc"), ("abcde", "abc")])
+def test_of_many_that_are_refused_those_are_known_that_crossplane_names(refused: str, named: str) -> None:
+    made = FleetStory(fleet({"maxUnavailable": "100%"}), *map(cluster, refused))
+    made.refused = set(refused)
+    found = made.settle().composite["status"]
+    assert {ail["cluster"] for ail in found["notWell"] if ail["reason"] == "Refused"} == set(named)
+    assert found["failed"] == len(named)
+
+
 # --- what is desired --------------------------------------------------------------------------------------------------
 
 
