@@ -233,7 +233,8 @@ class Composer:
             self.guard()
             self.finish(status.carried(self.req, _CARRIED), ready=False)
             return
-        decision = self.decide(spec, release, places)
+        members = self.members(places)
+        decision = rollout.decide(members, self.limits(spec, release, len(members)))
         self.deliver(places, decision)
         self.guard()
         self.report(spec, release, places, decision)
@@ -352,8 +353,8 @@ class Composer:
 
     # --- decide -----------------------------------------------------------------------------------------------
 
-    def decide(self, spec: FleetSpec, release: str, places: Mapping[str, Place]) -> rollout.Decision:
-        """Decide which clusters change now."""
+    def members(self, places: Mapping[str, Place]) -> list[rollout.Member]:
+        """See the clusters that count as a rollout does, and note of each what its change costs."""
         members = []
         for cluster, place in places.items():
             if place.why:
@@ -378,13 +379,17 @@ class Composer:
             for cluster, child in self.children.items()
             if cluster not in places and self.unseen(cluster, child)
         ]
-        limits = rollout.Limits(
-            spec.rollout.most(len(members)),
+        return members
+
+    def limits(self, spec: FleetSpec, release: str, members: int) -> rollout.Limits:
+        """Say how much may be done at once, of so many clusters."""
+        return rollout.Limits(
+            spec.rollout.most(members),
             spec.rollout.max_cold_clusters,
+            starts=rollout.AT_ONCE,
             approved=spec.rollout.approved_revision in (None, self.revision(spec, release)),
             paused=spec.rollout.paused,
         )
-        return rollout.decide(members, limits)
 
     def unseen(self, cluster: str, child: Child) -> bool:
         """Whether a cluster is not there, and its tier has not found the same."""

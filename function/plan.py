@@ -1,8 +1,8 @@
 """Says what a KVOffloadFleet or a KVOffloadTier would change, before it is applied: where, in which wave, at what cost.
 
 `python -m function.plan fleet.yaml -e there.yaml` prints a table; `-h` says the rest. What is there comes from files,
-as `kubectl get kvoffloadfleets,kvoffloadtiers,inferenceclusters -A -o yaml` writes them. It goes through the passes of
-the function itself, with every tier that changes becoming ready.
+as `kubectl get kvoffloadfleets,kvoffloadtiers,inferenceclusters -A -o yaml` writes them. It goes through the decisions
+of the function itself, with every tier that changes becoming ready.
 """
 
 import argparse
@@ -11,21 +11,22 @@ import json
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from crossplane.function import resource
+from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from pydantic.alias_generators import to_camel
 
-from function import api, changes, kube, picture, tier
-from function.api.fleet import canonical
+from function import api, changes, fleet, kube, picture, rollout, tier
+from function.api.fleet import FleetSpec, canonical
 from function.backends.base import Site
 from function.changes import Change
 from function.cluster import View as ClusterView
 from function.kube import Manifest
-from function.render import Rendered, load, render
+from function.render import Rendered, answered, load, outcome, render
 from function.resolve import Found, State
 
 FLEET, TIER, CLUSTER = "KVOffloadFleet", "KVOffloadTier", "InferenceCluster"
@@ -109,7 +110,7 @@ def of(subject: Manifest, there: Sequence[Manifest]) -> Plan:
     metadata.setdefault("uid", "planned")
     now = {**subject, **known, "metadata": metadata}
     others = [m for m in there if not _same(m, subject)]
-    return _Fleet(now, others).plan() if kind == FLEET else _tier(now, before, others)
+    return _fleet(now, others) if kind == FLEET else _tier(now, before, others)
 
 
 # --- one tier ---------------------------------------------------------------------------------------------------------
@@ -161,7 +162,7 @@ def _spec(of_tier: Manifest | None) -> Manifest:
 
 
 def _cost(old: Manifest, new: Manifest, there: Sequence[Manifest]) -> Change:
-    cluster = next((m for m in there if m["kind"] == CLUSTER and m["metadata"]["name"] == _where(new)), None)
+    cluster = _cluster(_where(new), there)
     found = Found(State.PRESENT, resource.dict_to_struct(cluster)) if cluster else Found(State.ABSENT)
     try:
         before, after = (tier.read(resource.dict_to_struct(m)) for m in (old, new))
@@ -200,122 +201,95 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, tupl
 # --- a fleet ----------------------------------------------------------------------------------------------------------
 
 
-class _Fleet:
-    """A fleet that goes through its passes in memory."""
+def _fleet(new: Manifest, there: Sequence[Manifest]) -> Plan:
+    new = copy.deepcopy(new)
+    rollout_ = new["spec"].setdefault("rollout", {})
+    # What a person holds, a person lets go: the plan goes on, and says so.
+    paused, approved = rollout_.pop("paused", False), rollout_.pop("approvedRevision", None)
+    before = {_where(m): _observed(m, new) for m in there if m["kind"] == TIER and _owns(new, m)}
+    others = [m for m in there if not (m["kind"] == TIER and _owns(new, m))]
+    req, rsp = answered(new, [*before.values()], [*others, *before.values()])
+    rendered = outcome(new, rsp)
+    if rendered.fatal:
+        raise Refused(rendered.results[-1]["message"])
+    for type_ in ("Accepted", "ClustersMatched"):
+        if (found := rendered.condition(type_))["status"] != "True":
+            raise Refused(found["message"])
+    composer = fleet.Composer(req, fnv1.RunFunctionResponse())
+    spec, release = fleet.read(req.observed.composite.resource)
+    places = composer.match(spec, release) or {}
+    steps = [
+        replace(_compare(before.get(name), _tier_of(new, name, places[name], before), there, wave), canary=canary)
+        for wave, started in enumerate(_waves(composer, spec, release, places), 1)
+        for name in started
+        for canary in [places[name].canary]
+    ]
+    moved = {s.cluster for s in steps}
+    # What `match` has not kept goes, unless it is selected.
+    kept = {key.removeprefix("tier-") for key in composer.rsp.desired.resources} | places.keys()
+    steps += [_gone(name, m) for name, m in before.items() if name not in kept]
+    steps += [
+        Step(n, kube.tier_of_fleet(new["metadata"]["name"], n), "LeaveOut", why=p.why)
+        for n, p in places.items()
+        if p.member is None
+    ]
+    rest = [(n, m) for n, m in before.items() if n in kept and n not in moved]
+    steps += [Step(n, m["metadata"]["name"], "Keep", **_seen(m)) for n, m in rest]
+    revision = composer.revision(spec, release)
+    notes = ["spec.rollout.paused is true: nothing of this begins before it is false"] if paused else []
+    if approved not in (None, revision) and any(s.wave and not s.canary for s in steps):
+        notes.append(f"who is no canary changes only once spec.rollout.approvedRevision is {revision}")
+    return Plan(_name(new), steps, revision, [*notes, *_notes(steps, there)])
 
-    def __init__(self, fleet: Manifest, there: Sequence[Manifest]) -> None:
-        self.fleet = copy.deepcopy(fleet)
-        self.rollout = self.fleet["spec"].setdefault("rollout", {})
-        # What a person holds, a person lets go: the plan goes on, and says so.
-        self.paused = self.rollout.pop("paused", False)
-        self.approved = self.rollout.pop("approvedRevision", None)
-        self.there = there
-        mine = [m for m in there if m["kind"] == TIER and self._owns(m)]
-        self.tiers = {_where(m): self._marked(m) for m in mine}
-        self.before = copy.deepcopy(self.tiers)
 
-    def plan(self) -> Plan:
-        """Go through passes until nothing happens any more."""
-        waves: list[set[str]] = []
-        while True:
-            rendered = self._pass()
-            desired = {_where(m): m for m in rendered.composed.values() if m["kind"] == TIER}
-            started = {name for name, m in desired.items() if _mark(m) != _mark(self.tiers.get(name))}
-            settled = self._take(desired)
-            if started:
-                waves.append(started)
-            elif not settled:
-                break
-        steps = [self._step(name, wave + 1) for wave, started in enumerate(waves) for name in sorted(started)]
-        steps = self._joined(steps)
-        moved = {s.cluster for s in steps}
-        left = {
-            a["cluster"]: a for a in rendered.composite["status"].get("notWell", ()) if a["cluster"] not in self.tiers
-        }
-        steps += [self._gone(name) for name in sorted(self.before.keys() - self.tiers.keys())]
-        steps += [
-            Step(n, kube.tier_of_fleet(self.name, n), "LeaveOut", why=a["message"]) for n, a in sorted(left.items())
-        ]
-        steps += [
-            Step(n, m["metadata"]["name"], "Keep", **_seen(m)) for n, m in sorted(self.tiers.items()) if n not in moved
-        ]
-        revision = rendered.composite["status"].get("revision", "")
-        return Plan(_name(self.fleet), steps, revision, [*self._holds(revision, steps), *_notes(steps, self.there)])
+def _waves(
+    composer: fleet.Composer, spec: FleetSpec, release: str, places: Mapping[str, fleet.Place]
+) -> Iterator[list[str]]:
+    """Go through the rollout's own decisions, while every tier that starts becomes ready; gives who starts."""
+    members = composer.members(places)
+    limits = replace(composer.limits(spec, release, len(members)), starts=len(members))
+    while True:
+        members = [replace(m, settled=True) if m.started else m for m in members]
+        start = rollout.decide(members, limits).start
+        if not start:
+            return
+        yield sorted(start)
+        members = [replace(m, applied=m.target, ready=True) if m.cluster in start else m for m in members]
 
-    @property
-    def name(self) -> str:
-        """The fleet's name."""
-        return str(self.fleet["metadata"]["name"])
 
-    def _owns(self, of_tier: Manifest) -> bool:
-        labels, namespace = of_tier["metadata"].get("labels", {}), of_tier["metadata"].get("namespace", "default")
-        mine = self.fleet["metadata"].get("namespace", "default")
-        return bool(labels.get(kube.LABEL_FLEET) == kube.label(self.name) and namespace == mine)
+def _owns(of_fleet: Manifest, of_tier: Manifest) -> bool:
+    labels = of_tier["metadata"].get("labels", {})
+    namespaces = {m["metadata"].get("namespace", "default") for m in (of_fleet, of_tier)}
+    return labels.get(kube.LABEL_FLEET) == kube.label(of_fleet["metadata"]["name"]) and len(namespaces) == 1
 
-    def _marked(self, of_tier: Manifest) -> Manifest:
-        """Give a tier as Crossplane observes it of its owner."""
-        found = copy.deepcopy(of_tier)
-        found["metadata"].setdefault("annotations", {})[_KEY] = f"tier-{_where(of_tier)}"
-        found["metadata"]["ownerReferences"] = [{"uid": self.fleet["metadata"]["uid"]}]
-        found.setdefault("status", {})
-        return found
 
-    def _pass(self) -> Rendered:
-        others = [m for m in self.there if not (m["kind"] == TIER and self._owns(m))]
-        rendered = render(self.fleet, [*self.tiers.values()], [*others, *self.tiers.values()])
-        if rendered.fatal:
-            raise Refused(rendered.results[-1]["message"])
-        if not _accepted(rendered):
-            raise Refused(rendered.condition("Accepted")["message"])
-        if rendered.condition("ClustersMatched")["status"] != "True":
-            raise Refused(rendered.condition("ClustersMatched")["message"])
-        self.fleet["status"] = rendered.composite["status"]
-        return rendered
+def _observed(of_tier: Manifest, of_fleet: Manifest) -> Manifest:
+    """Give a tier as Crossplane observes it of its owner."""
+    found = copy.deepcopy(of_tier)
+    found["metadata"].setdefault("annotations", {})[_KEY] = f"tier-{_where(of_tier)}"
+    found["metadata"]["ownerReferences"] = [{"uid": of_fleet["metadata"]["uid"]}]
+    return found
 
-    def _take(self, desired: Mapping[str, Manifest]) -> bool:
-        """Let every tier become ready with what is desired; whether one was not before."""
-        was = {name: m["status"].get("settledRevision") for name, m in self.tiers.items()}
-        new: dict[str, Manifest] = {}
-        for name, manifest in desired.items():
-            before = self.tiers.get(name, {})
-            status = {**before.get("status", {}), "settledRevision": _mark(manifest)}
-            if _mark(manifest) != _mark(before):
-                status["conditions"] = [{"type": "Ready", "status": "True"}]
-            metadata = {**before.get("metadata", {}), **manifest["metadata"]}
-            metadata["labels"] = {**before.get("metadata", {}).get("labels", {}), **manifest["metadata"]["labels"]}
-            new[name] = self._marked({**manifest, "metadata": metadata, "status": status})
-        self.tiers = new
-        return was != {name: m["status"].get("settledRevision") for name, m in new.items()}
 
-    def _step(self, name: str, wave: int) -> Step:
-        return _compare(self.before.get(name), self.tiers[name], self.there, wave)
+def _tier_of(of_fleet: Manifest, name: str, place: fleet.Place, before: Mapping[str, Manifest]) -> Manifest:
+    """Give a cluster's tier as it will be, with what it has latched."""
+    metadata = {"name": kube.tier_of_fleet(of_fleet["metadata"]["name"], name)}
+    metadata["namespace"] = of_fleet["metadata"].get("namespace", "default")
+    spec = {**canonical(place.form.spec), "inferenceClusterRef": {"name": name}}
+    status = before.get(name, {}).get("status", {})
+    return {"apiVersion": of_fleet["apiVersion"], "kind": TIER, "metadata": metadata, "spec": spec, "status": status}
 
-    def _joined(self, steps: Sequence[Step]) -> list[Step]:
-        canary = (self.rollout.get("canary") or {}).get("matchLabels") or {}
-        clusters = {m["metadata"]["name"]: m["metadata"].get("labels", {}) for m in self.there if m["kind"] == CLUSTER}
-        first = {n for n, labels in clusters.items() if canary and canary.items() <= labels.items()}
-        return [Step(**{**_shallow(s), "canary": s.cluster in first}) for s in steps if s.action != "Keep"]
 
-    def _gone(self, name: str) -> Step:
-        old = self.before[name]
-        return Step(
-            name, old["metadata"]["name"], "Remove", 1, cold=True, why="its cluster is no longer selected", **_seen(old)
-        )
-
-    def _holds(self, revision: str, steps: Sequence[Step]) -> list[str]:
-        found = []
-        if self.paused:
-            found.append("spec.rollout.paused is true: nothing of this begins before it is false")
-        if self.approved not in (None, revision) and any(s.wave and not s.canary for s in steps):
-            found.append(f"who is no canary changes only once spec.rollout.approvedRevision is {revision}")
-        return found
+def _gone(name: str, old: Manifest) -> Step:
+    why = "its cluster is no longer selected"
+    return Step(name, old["metadata"]["name"], "Remove", 1, cold=True, why=why, **_seen(old))
 
 
 # --- what both have ---------------------------------------------------------------------------------------------------
 
 
-def _shallow(step: Step) -> dict[str, Any]:
-    return {name: getattr(step, name) for name in Step.__dataclass_fields__}
+def _cluster(name: str, there: Sequence[Manifest]) -> Manifest | None:
+    return next((m for m in there if m["kind"] == CLUSTER and m["metadata"]["name"] == name), None)
 
 
 def _same(one: Manifest, other: Manifest) -> bool:
@@ -331,18 +305,12 @@ def _where(of_tier: Manifest) -> str:
     return str(of_tier["spec"]["inferenceClusterRef"]["name"])
 
 
-def _mark(of_tier: Manifest | None) -> str:
-    found: str = (of_tier or {}).get("metadata", {}).get("annotations", {}).get(kube.ANNOTATION_REVISION, "")
-    return found
-
-
 def _accepted(rendered: Rendered) -> bool:
     return rendered.condition("Accepted")["status"] == "True"
 
 
 def _notes(steps: Sequence[Step], there: Sequence[Manifest]) -> list[str]:
-    known = {m["metadata"]["name"] for m in there if m["kind"] == CLUSTER}
-    unknown = sorted({s.cluster for s in steps} - known)
+    unknown = sorted(s.cluster for s in steps if not _cluster(s.cluster, there))
     return [f"InferenceCluster {name} is in none of the files" for name in unknown]
 
 

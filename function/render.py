@@ -110,12 +110,23 @@ def render(
     Raises:
         RuntimeError: the requirements did not end, which Crossplane would refuse as well.
     """
+    return outcome(composite, answered(composite, observed, required, desired)[1])
+
+
+def answered(
+    composite: Manifest,
+    observed: Sequence[Manifest] = (),
+    required: Sequence[Manifest] = (),
+    desired: Mapping[str, Manifest] = MappingProxyType({}),
+) -> tuple[fnv1.RunFunctionRequest, fnv1.RunFunctionResponse]:
+    """Go through the requirement rounds as `render` does; returns the last round's request, and its response."""
     found: dict[str, list[Manifest]] = {}
     for _ in range(_ROUNDS):
-        rsp = fn.run(request(composite, observed, found.items(), desired))
+        req = request(composite, observed, found.items(), desired)
+        rsp = fn.run(req)
         wanted = {key: _select(selector, required) for key, selector in rsp.requirements.resources.items()}
         if wanted == found or any(r.severity == fnv1.SEVERITY_FATAL for r in rsp.results):
-            return outcome(composite, rsp)
+            return req, rsp
         found = wanted
     raise RuntimeError(f"requirements did not settle in {_ROUNDS} rounds")
 

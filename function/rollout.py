@@ -49,10 +49,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Limits:
-    """How much at once: clusters away, clusters with a cold cache, and whether others than canaries may go."""
+    """How much at once: clusters away, clusters with a cold cache, who starts, and whether others than canaries may."""
 
     unavailable: int = 1
     cold: int = 1
+    starts: int = AT_ONCE
     approved: bool = True
     paused: bool = False
 
@@ -103,7 +104,7 @@ def decide(members: Iterable[Member], limits: Limits) -> Decision:
         if not colder or room > 0:
             start.append(member.cluster)
             room -= colder
-    return Decision(frozenset(start[:AT_ONCE]), wave)
+    return Decision(frozenset(start[: limits.starts]), wave)
 
 
 def waves(members: Iterable[Member], size: int) -> list[list[Member]]:

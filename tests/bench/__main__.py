@@ -94,6 +94,10 @@ def main() -> None:
         for state in ("steady", "changed"):
             slope = (costs[f"fleet of {large}, {state}"] - costs[f"fleet of {small}, {state}"]) / (large - small)
             print(f"a fleet, {state}: {slope:.3f} ms for each further cluster")
+        # Calls are independent: an engine reads its own tier, however many others there are.
+        each = costs["tier, steady"] + 10 * costs["engine, steady"]
+        whole = (costs[f"fleet of {large}, steady"] + large * each) / 1000
+        print(f"a fleet of {large} clusters with {10 * large} engines: {whole:.1f} s for a pass of each")
 
 
 if __name__ == "__main__":
