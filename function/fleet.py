@@ -120,7 +120,7 @@ class Child:
     """A fleet's tier, as it is observed.
 
     `applied` is the fleet's revision of it, `count` the number of changes up to that, `settled` whether it was ready
-    with that since, and `ready` whether it is; `change` is what the change cost.
+    with that since, and `ready` whether it is; `change` is what the change cost, `before` how the tier was then.
     """
 
     observed: structpb.Struct
@@ -129,6 +129,7 @@ class Child:
     settled: bool
     ready: bool
     change: Change
+    before: str
     in_use: bool
 
     @classmethod
@@ -143,6 +144,7 @@ class Child:
             settled=bool(mark) and kube.text(observed, "status", "settledRevision") == mark,
             ready=kube.condition(observed, "Ready", current=True)[0] == TRUE,
             change=Change.read(kube.text(observed, "metadata", "annotations", kube.ANNOTATION_CHANGE)),
+            before=kube.text(observed, "metadata", "annotations", kube.ANNOTATION_BEFORE) or rollout.READY,
             in_use=usage.in_use(observed),
         )
 
@@ -150,6 +152,14 @@ class Child:
     def mark(self) -> str:
         """Its revision as its annotation has it, by which one and the same is told from itself at another time."""
         return f"{self.applied}.{self.count}"
+
+    @property
+    def now(self) -> str:
+        """How it is before another change: away for the last one's sake, it counts as ready until it was."""
+        away = not self.settled and self.before == rollout.READY
+        # Of whatever spec: what Crossplane itself writes into it makes nobody less ready.
+        ready = kube.condition(self.observed, "Ready")[0] == TRUE
+        return rollout.READY if ready or away else rollout.NOT_READY
 
     @property
     def ails(self) -> tuple[bool, str]:
@@ -368,6 +378,7 @@ class Composer:
                 applied=child.applied if child else "",
                 settled=bool(child and child.settled),
                 ready=bool(child and child.ready),
+                before=child.before if child else rollout.NEW,
                 canary=place.canary,
                 cold=place.change.cold,
                 was_cold=bool(child and child.change.cold),
@@ -375,7 +386,7 @@ class Composer:
             members.append(place.member)
         # Nobody says yet that its cluster is gone for good, so it may come back, and still be away.
         members += [
-            rollout.Member(cluster, child.applied, child.applied, settled=child.settled, ready=child.ready)
+            rollout.Member(cluster, child.applied, child.applied, child.settled, child.ready, child.before)
             for cluster, child in self.children.items()
             if cluster not in places and self.unseen(cluster, child)
         ]
@@ -431,11 +442,10 @@ class Composer:
         for cluster, place in places.items():
             member, child = place.member, place.child
             if member and cluster in decision.start:
-                self.desire(
-                    cluster, place.form.sent, f"{member.target}.{child.count + 1 if child else 1}", place.change
-                )
+                mark = f"{member.target}.{child.count + 1 if child else 1}"
+                self.desire(cluster, place.form.sent, mark, place.change, child.now if child else rollout.NEW)
             elif member and member.started and child:
-                self.desire(cluster, place.form.sent, child.mark, child.change)
+                self.desire(cluster, place.form.sent, child.mark, child.change, child.before)
             elif child:
                 self.keep(cluster, child)
             if child and child.ready:
@@ -444,11 +454,11 @@ class Composer:
     def keep(self, cluster: str, child: Child) -> None:
         """Desire a tier as it is."""
         form = self.form_of(child)
-        self.desire(cluster, form.sent if form else _spec(child), child.mark, child.change)
+        self.desire(cluster, form.sent if form else _spec(child), child.mark, child.change, child.before)
         if child.ready:
             self.rsp.desired.resources[f"{_KEY}{cluster}"].ready = fnv1.READY_TRUE
 
-    def desire(self, cluster: str, spec: structpb.Struct, mark: str, change: Change) -> None:
+    def desire(self, cluster: str, spec: structpb.Struct, mark: str, change: Change, before: str) -> None:
         """Desire a cluster's tier."""
         target = self.rsp.desired.resources[f"{_KEY}{cluster}"]
         target.Clear()
@@ -456,7 +466,11 @@ class Composer:
         metadata = {
             "name": kube.tier_of_fleet(self.name, cluster),
             "labels": {**labels, **kube.MANAGED_BY},
-            "annotations": {kube.ANNOTATION_REVISION: mark, kube.ANNOTATION_CHANGE: str(change)},
+            "annotations": {
+                kube.ANNOTATION_REVISION: mark,
+                kube.ANNOTATION_CHANGE: str(change),
+                kube.ANNOTATION_BEFORE: before,
+            },
         }
         resource.update(target, {"apiVersion": MODELPLANE, "kind": CHILD, "metadata": metadata})
         desired = target.resource.get_or_create_struct("spec")

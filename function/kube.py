@@ -14,9 +14,11 @@ LABEL_TIER = f"{DOMAIN}/tier"
 # On a fleet's tiers: whose they are, and where.
 LABEL_FLEET = f"{DOMAIN}/fleet"
 LABEL_CLUSTER = f"{DOMAIN}/cluster"
-# On a fleet's tier: what the fleet asks of it, as a hash and a count of changes, and what the last change cost.
+# On a fleet's tier: what the fleet asks of it, as a hash and a count of changes; what the last change cost, and how the
+# tier was before it.
 ANNOTATION_REVISION = f"{DOMAIN}/revision"
 ANNOTATION_CHANGE = f"{DOMAIN}/change"
+ANNOTATION_BEFORE = f"{DOMAIN}/before"
 ANNOTATION_CLUSTER = f"{DOMAIN}/cluster"
 ANNOTATION_PATCH = f"{DOMAIN}/patch"
 ANNOTATION_HASH = f"{DOMAIN}/hash"

@@ -12,6 +12,9 @@ from function import kube
 # Crossplane ends a pass after two minutes, and each tier that changes has passes of its own meanwhile.
 AT_ONCE = 50
 
+# How a tier was before its last change.
+READY, NOT_READY, NEW = "ready", "not ready", "new"
+
 
 @dataclass(frozen=True)
 class Member:
@@ -19,7 +22,8 @@ class Member:
 
     `target` is the revision that its tier should have, `applied` the one that it has, empty where there is no tier.
     `settled`: with the applied revision it was ready once, so that what ails it now is not the fleet's doing. `ready`:
-    it is. `cold`: to go from applied to target empties a cache. `was_cold`: to come to applied did.
+    it is. `before`: how it was when applied was. `cold`: to go from applied to target empties a cache. `was_cold`: to
+    come to applied did.
     """
 
     cluster: str
@@ -27,6 +31,7 @@ class Member:
     applied: str = ""
     settled: bool = False
     ready: bool = False
+    before: str = READY
     canary: bool = False
     cold: bool = False
     was_cold: bool = False
@@ -43,8 +48,14 @@ class Member:
 
     @property
     def away(self) -> bool:
-        """Whether it has left what it was ready with, and has not been ready since."""
-        return bool(self.applied) and not self.settled
+        """Whether it has left what it was ready with, and has not been ready since: for the fleet's sake."""
+        return bool(self.applied) and not self.settled and self.before == READY
+
+    @property
+    def sick(self) -> bool:
+        """Whether it is not ready, and not for the fleet's sake; one that is new may yet be."""
+        begins = self.started and not self.settled and self.before == NEW
+        return bool(self.applied) and not self.ready and not self.away and not begins
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,7 @@ def waves(members: Iterable[Member], size: int) -> list[list[Member]]:
 
     Where an earlier change has left some away, all who are away are first, whatever their number: they have nothing to
     lose by the next one, and wait for it. Then canaries, then the others by a hash of their names, since names often go
-    by place or worth; of both, who is not ready for another reason goes last.
+    by place or worth; of both, who is sick goes last, and so keeps nobody.
     """
     order = sorted(members, key=_place)
     left = [m for m in order if m.away] if any(m.away and not m.started for m in order) else []
@@ -124,4 +135,4 @@ def waves(members: Iterable[Member], size: int) -> list[list[Member]]:
 
 
 def _place(member: Member) -> tuple[bool, str]:
-    return member.settled and not member.ready, kube.digest(member.cluster)
+    return member.sick, kube.digest(member.cluster)

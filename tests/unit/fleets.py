@@ -65,9 +65,11 @@ class FleetStory:
         # Clusters whose tiers are not ready, now.
         self.ill: Collection[str] | Ill = ()
         self.refused: Collection[str] = ()
-        # Clusters whose tiers have changed, and have not been ready since; and those whose tiers ever were.
+        # Clusters whose tiers were ready, have changed, and have not been ready since; those whose tiers ever were, and
+        # those whose tiers are.
         self.left: set[str] = set()
         self.served: set[str] = set()
+        self.well: set[str] = set()
         self.last: Rendered | None = None
 
     @property
@@ -107,6 +109,7 @@ class FleetStory:
             del self.tiers[name]
             self.left.discard(name)
             self.served.discard(name)
+            self.well.discard(name)
         unsynced = [f"tier-{name}" for name, manifest in desired.items() if not self._apply(name, manifest)]
         self.fleet["status"] = rendered.composite["status"]
         message = f"Unsynced resources: {_first(sorted(unsynced))}"
@@ -132,8 +135,9 @@ class FleetStory:
             before["metadata"][field] = {**before["metadata"].get(field, {}), **manifest["metadata"][field]}
         before["spec"] = copy.deepcopy(manifest["spec"])
         before["metadata"]["generation"] += changed
-        if changed:
+        if changed and name in self.well:
             self.left.add(name)
+            self.well.discard(name)
         return True
 
     def tier_pass(self, *only: str) -> None:
@@ -159,7 +163,9 @@ class FleetStory:
                 }
                 for type_, (status, reason) in states.items()
             ]
+            self.well.discard(name)
             if not ill and there:
+                self.well.add(name)
                 tier["status"]["settledRevision"] = tier["metadata"]["annotations"][kube.ANNOTATION_REVISION]
                 self.left.discard(name)
                 self.served.add(name)

@@ -232,6 +232,45 @@ def test_a_cluster_that_is_not_ready_for_another_reason_goes_last_and_keeps_nobo
     assert state(made.settle(), "RolledOut") == ("True", "RolledOut")
 
 
+def test_a_dead_cluster_keeps_neither_another_change_nor_who_joins() -> None:
+    made = story({"maxUnavailable": 1})
+    dead = ORDER[2]
+    made.ill = {dead}
+    made.tier_pass()
+    for gib in (128, 256):
+        made.change(gib)
+        made.settle()
+        assert made.with_size(gib) == set(made.tiers), gib
+    assert made.tiers[dead]["metadata"]["annotations"][kube.ANNOTATION_BEFORE] == "not ready"
+    made.clusters["new"] = cluster("new")
+    made.settle()
+    assert made.sizes()["new"] == 256
+
+
+def test_a_new_cluster_that_is_dead_keeps_no_later_change() -> None:
+    made = story({"maxUnavailable": 1})
+    made.ill = {"dead"}
+    made.clusters["dead"] = cluster("dead")
+    made.settle()
+    assert made.tiers["dead"]["metadata"]["annotations"][kube.ANNOTATION_BEFORE] == "new"
+    for gib in (128, 256):
+        made.change(gib)
+        made.settle()
+        assert made.with_size(gib) == set(made.tiers), gib
+
+
+def test_a_new_fleet_whose_first_clusters_fail_goes_no_further() -> None:
+    made = FleetStory(
+        fleet({**CANARY, "maxUnavailable": 2}), cluster("canary", stage="canary"), *map(cluster, "abcdef")
+    )
+    made.ill = set(ORDER[:1])
+    made.settle()
+    assert set(made.tiers) == {"canary", *ORDER[:2]}
+    made.ill = ()
+    made.settle()
+    assert set(made.tiers) == {"canary", *ORDER}
+
+
 def test_a_cluster_that_falls_ill_after_it_was_updated_keeps_nobody() -> None:
     made = story(CANARY)
     made.change(128)
