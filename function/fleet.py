@@ -448,20 +448,19 @@ class Composer:
                 self.desire(cluster, place.form.sent, child.mark, child.change, child.before)
             elif child:
                 self.keep(cluster, child)
-            if child and child.ready:
-                self.rsp.desired.resources[f"{_KEY}{cluster}"].ready = fnv1.READY_TRUE
 
     def keep(self, cluster: str, child: Child) -> None:
         """Desire a tier as it is."""
         form = self.form_of(child)
         self.desire(cluster, form.sent if form else _spec(child), child.mark, child.change, child.before)
-        if child.ready:
-            self.rsp.desired.resources[f"{_KEY}{cluster}"].ready = fnv1.READY_TRUE
 
     def desire(self, cluster: str, spec: structpb.Struct, mark: str, change: Change, before: str) -> None:
-        """Desire a cluster's tier."""
+        """Desire a cluster's tier, which is ready where it is observed to be."""
         target = self.rsp.desired.resources[f"{_KEY}{cluster}"]
         target.Clear()
+        child = self.children.get(cluster)
+        if child and child.ready:
+            target.ready = fnv1.READY_TRUE
         labels = {kube.LABEL_FLEET: kube.label(self.name), kube.LABEL_CLUSTER: kube.label(cluster)}
         metadata = {
             "name": kube.tier_of_fleet(self.name, cluster),

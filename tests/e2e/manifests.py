@@ -4,7 +4,7 @@ from typing import Any
 
 from function.render import EXAMPLES, load
 from tests.e2e.environment import SYSTEM, TEAM
-from tests.e2e.kube import Manifest
+from tests.e2e.kube import FLEET, Manifest
 from tests.render.changes import changed
 
 MODEL = "--model=Qwen/Qwen3-8B"
@@ -41,6 +41,17 @@ def agents_tier(cluster: str, name: str, **changes: Any) -> Manifest:
         "spec": {"inferenceClusterRef": {"name": cluster}, "backend": "LMCache", "lmcache": {"cpuTierGiBPerNode": 64}},
     }
     return changed(tier, {f"spec.{path.replace('__', '.')}": value for path, value in changes.items()})
+
+
+def fleet(name: str, template: Manifest, **rollout: Any) -> Manifest:
+    """A KVOffloadFleet of the clusters that are labelled `name: yes`."""
+    selector = {"matchLabels": {name: "yes"}}
+    return {
+        "apiVersion": FLEET.api_version,
+        "kind": FLEET.kind,
+        "metadata": {"name": name, "namespace": SYSTEM},
+        "spec": {"clusterSelector": selector, "template": {"spec": template}, "rollout": rollout},
+    }
 
 
 def deployment(name: str, tier: str, namespace: str = TEAM, **changes: Any) -> Manifest:

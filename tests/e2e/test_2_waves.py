@@ -8,7 +8,7 @@ import yaml
 
 from function import kube as names
 from function.backends.base import instance
-from tests.e2e import install
+from tests.e2e import install, manifests
 from tests.e2e.conftest import say
 from tests.e2e.environment import SYSTEM, TEAM, Environment
 from tests.e2e.fleet import RUNS
@@ -39,16 +39,8 @@ _BINDING = Kind("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBin
 
 def fleet(gib: int) -> Manifest:
     """The fleet, with so much memory on each node."""
-    return {
-        "apiVersion": FLEET.api_version,
-        "kind": FLEET.kind,
-        "metadata": {"name": NAME, "namespace": SYSTEM},
-        "spec": {
-            "clusterSelector": {"matchLabels": {NAME: "yes"}},
-            "template": {"spec": {"backend": "LMCache", "lmcache": {"cpuTierGiBPerNode": gib}}},
-            "rollout": {"canary": {"matchLabels": {"stage": "canary"}}, "minReadySeconds": 2},
-        },
-    }
+    template = {"backend": "LMCache", "lmcache": {"cpuTierGiBPerNode": gib}}
+    return manifests.fleet(NAME, template, canary={"matchLabels": {"stage": "canary"}}, minReadySeconds=2)
 
 
 def sizes(world: Environment) -> dict[str, int]:

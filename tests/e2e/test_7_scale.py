@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from function import kube as names
+from tests.e2e import manifests
 from tests.e2e.conftest import COUNTS, say
 from tests.e2e.environment import SYSTEM, Environment
 from tests.e2e.kube import AWAY, CLUSTER, FLEET, TIER, Kube, Manifest, condition
@@ -36,17 +37,8 @@ def cluster(number: int) -> Manifest:
 
 def fleet(allowed: str) -> Manifest:
     """The fleet, all of whose clusters change at once."""
-    spec = {"backend": "AIBrix", "aibrix": {"offloading": {}}, "allowedNamespaces": {"from": allowed}}
-    return {
-        "apiVersion": FLEET.api_version,
-        "kind": FLEET.kind,
-        "metadata": {"name": NAME, "namespace": SYSTEM},
-        "spec": {
-            "clusterSelector": {"matchLabels": {NAME: "yes"}},
-            "template": {"spec": spec},
-            "rollout": {"maxUnavailable": "100%"},
-        },
-    }
+    template = {"backend": "AIBrix", "aibrix": {"offloading": {}}, "allowedNamespaces": {"from": allowed}}
+    return manifests.fleet(NAME, template, maxUnavailable="100%")
 
 
 class Watcher:
