@@ -54,12 +54,15 @@ class Conditions:
 
         What a composite says at first sight is no transition, unless someone has to act on it.
         """
-        composite = req.observed.composite.resource
+        observed = {
+            kube.text(entry, "type"): (kube.text(entry, "status"), kube.text(entry, "reason"))
+            for entry in kube.objects(req.observed.composite.resource, "status", "conditions")
+        }
         for type_, new in self._conditions.items():
             rsp.conditions.append(
                 fnv1.Condition(type=type_, status=_STATUS[new.status], reason=new.reason, message=new.message)
             )
-            status, reason, _ = kube.condition(composite, type_)
+            status, reason = observed.get(type_, ("", ""))
             if (status, reason) == (new.status, new.reason):
                 continue
             if new.warn or (status and status != new.status):

@@ -177,10 +177,12 @@ class Delivery:
         own = {k: v.string_value for k, v in (found.fields.items() if found else ()) if k.startswith(kube.DOMAIN)}
         metadata.get_or_create_struct("annotations").update({**own, kube.ANNOTATION_CLUSTER: self.cluster})
         spec = desired.get_or_create_struct("spec")
-        for field in ("providerConfigRef", "watch", "readiness", "forProvider"):
-            value = kube.at(observed, "spec", field)
-            if value is not None and not (field == "watch" and not value.bool_value):
-                spec.fields[field].CopyFrom(value)
+        watch = kube.at(observed, "spec", "watch")
+        if watch is not None and watch.bool_value:
+            spec["watch"] = True
+        for field in ("providerConfigRef", "readiness", "forProvider"):
+            if (held := kube.sub(observed, "spec", field)) is not None:
+                kube.copy(held, to=spec.get_or_create_struct(field))
         # Without it the provider would take what others have made for its own.
         if _looked_at(observed):
             spec.get_or_create_list("managementPolicies").extend(_LOOK)

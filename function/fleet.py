@@ -605,7 +605,8 @@ def _ends(cluster: structpb.Struct) -> bool:
 def _spec(child: Child) -> structpb.Struct:
     """Give a tier's spec without its cluster, and without what Crossplane keeps in it."""
     found = structpb.Struct()
-    found.CopyFrom(kube.sub(child.observed, "spec") or found)
+    if held := kube.sub(child.observed, "spec"):
+        kube.copy(held, to=found)
     for name in ("crossplane", "inferenceClusterRef"):
         found.fields.pop(name, None)
     return found

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from google.protobuf import struct_pb2 as structpb
@@ -37,6 +38,7 @@ class Malformed(Exception):
     """A request that breaks Crossplane's own contract; its text is safe to show."""
 
 
+@lru_cache(1 << 12)
 def child_name(*parts: str, longest: int = _LONGEST, digits: int = _HASH) -> str:
     """Name something after its owners.
 
@@ -97,11 +99,18 @@ def at(struct: structpb.Struct | None, *path: str) -> structpb.Value | None:
     """Find a value by its path, without converting or creating anything on the way; None where it is missing."""
     value: structpb.Value | None = None
     for name in path:
-        if struct is None or name not in struct.fields:
+        value = struct.fields.get(name) if struct is not None else None
+        if value is None:
             return None
-        value = struct.fields[name]
         struct = value.struct_value if value.HasField("struct_value") else None
     return value
+
+
+def copy(found: structpb.Struct, to: structpb.Struct) -> None:
+    """Make a Struct the same as one that was found."""
+    to.Clear()
+    for name, value in found.fields.items():
+        to.fields[name].CopyFrom(value)
 
 
 def put(struct: structpb.Struct, path: Sequence[str | int], value: Manifest) -> None:

@@ -113,11 +113,11 @@ class Carrier:
             return
         if self.provider_config:
             for name in ("providerConfigRef", "forProvider"):
-                if name in there.fields:
-                    spec.fields[name].CopyFrom(there.fields[name])
+                if (held := kube.sub(there, name)) is not None:
+                    kube.copy(held, to=spec.get_or_create_struct(name))
             return
         scaled = "replicas" in spec.fields
-        spec.CopyFrom(there)
+        kube.copy(there, to=spec)
         if not scaled and "replicas" in spec.fields:
             # An autoscaler's.
             del spec.fields["replicas"]
