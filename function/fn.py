@@ -20,25 +20,30 @@ COMPOSERS: dict[str, Compose] = {
 
 
 class FunctionRunner(grpcv1.FunctionRunnerServiceServicer):
-    """Answers RunFunction. Every failure is a fatal result, because a fatal keeps everything that runs."""
-
-    def __init__(self) -> None:
-        """Make a runner; it holds no state between requests."""
-        self.log = logging.get_logger()
+    """Answers RunFunction; it holds no state between requests."""
 
     async def RunFunction(  # noqa: N802 (the name is the protocol's)
         self, req: fnv1.RunFunctionRequest, _: object
     ) -> fnv1.RunFunctionResponse:
-        """Compose the observed composite; see `run`."""
-        rsp = run(req)
-        for result in rsp.results:
-            if result.severity == fnv1.SEVERITY_FATAL:
-                self.log.warning("fatal", tag=req.meta.tag, message=result.message)
-        return rsp
+        """Compose the observed composite; see `answer`."""
+        return answer(req)
+
+
+def answer(req: fnv1.RunFunctionRequest) -> fnv1.RunFunctionResponse:
+    """Compose a request's composite, as `run` does, and log a fatal result."""
+    rsp = run(req)
+    if message := fatal(rsp):
+        logging.get_logger().warning("fatal", tag=req.meta.tag, message=message)
+    return rsp
+
+
+def fatal(rsp: fnv1.RunFunctionResponse) -> str:
+    """Give the message of a response's fatal result; empty where it has none."""
+    return next((r.message for r in rsp.results if r.severity == fnv1.SEVERITY_FATAL), "")
 
 
 def run(req: fnv1.RunFunctionRequest) -> fnv1.RunFunctionResponse:
-    """Compose a request's composite.
+    """Compose a request's composite. Every failure is a fatal result, because a fatal keeps everything that runs.
 
     Args:
         req: What Crossplane observed.

@@ -52,5 +52,7 @@ def validator(crossplane_tools: list[Path]) -> list[Path]:
 def functions(crossplane_tools: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A file of Functions whose one is this checkout's, served for the whole session."""
     assert crossplane_tools
-    with crossplane.function_server() as address:
-        yield crossplane.functions_file(EXAMPLES / "functions.yaml", address, tmp_path_factory.mktemp("functions"))
+    with crossplane.function_server() as server:
+        yield crossplane.functions_file(
+            EXAMPLES / "functions.yaml", server.address, tmp_path_factory.mktemp("functions")
+        )

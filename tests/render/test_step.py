@@ -44,7 +44,9 @@ def pipeline(crossplane_tools: list[Path], tmp_path_factory: pytest.TempPathFact
     }
     with crossplane.function_server("tests.tools.earlier") as first, crossplane.function_server() as second:
         (folder / "composition.yaml").write_text(dump([composition]))
-        (folder / "functions.yaml").write_text(dump([_function(*f) for f in zip(steps, (first, second), strict=True)]))
+        (folder / "functions.yaml").write_text(
+            dump([_function(*f) for f in zip(steps, (first.address, second.address), strict=True)])
+        )
         yield folder / "composition.yaml", folder / "functions.yaml"
 
 

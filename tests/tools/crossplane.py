@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -28,17 +28,27 @@ class CrossplaneError(RuntimeError):
     """A program ended with an error; the message is what it wrote."""
 
 
-@contextlib.contextmanager
-def function_server(module: str = "function", *, timeout: float = 30) -> Iterator[str]:
-    """Run `python -m module` without TLS on a free port of this machine, and yield its address once it answers.
+class Server(NamedTuple):
+    """A function's server: where it listens, and its process."""
 
-    Its log is part of the error if it ends early or does not answer in time. It is ended with the context.
+    address: str
+    pid: int
+
+
+@contextlib.contextmanager
+def function_server(
+    module: str = "function", *options: str, timeout: float = 30, poll: float = 0.05
+) -> Iterator[Server]:
+    """Run `python -m module` on a free port of this machine, and yield it once it answers.
+
+    It gets the options, or serves without TLS. Its log is part of the error if it ends early or does not answer in
+    time, which is looked for every `poll` seconds. It is ended with the context.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     address = f"127.0.0.1:{port}"
-    command = [sys.executable, "-m", module, "--insecure", f"--address={address}"]
+    command = [sys.executable, "-m", module, f"--address={address}", *(options or ["--insecure"])]
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(command, cwd=_REPOSITORY, stdout=log, stderr=subprocess.STDOUT)
         try:
@@ -47,8 +57,8 @@ def function_server(module: str = "function", *, timeout: float = 30) -> Iterato
                 if server.poll() is not None or time.monotonic() > end:
                     log.seek(0)
                     raise CrossplaneError(f"the function does not answer:\n{log.read()}")
-                time.sleep(0.05)
-            yield address
+                time.sleep(poll)
+            yield Server(address, server.pid)
         finally:
             server.terminate()
             try:
