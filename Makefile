@@ -23,7 +23,7 @@ ENGINES := vllm-0.11.0 vllm-0.33.0 sglang-0.5.5 sglang-0.5.23 aibrix-0.8.0
 COMPILE := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate
 
 .DEFAULT_GOAL := help
-.PHONY: help render plan test lint bench conformance e2e scale e2e-tools e2e-up e2e-down packages examples apis versions released requirements
+.PHONY: help render plan test lint bench soak conformance e2e scale e2e-tools e2e-up e2e-down packages examples apis versions released requirements
 
 help: ## Show this help.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -43,8 +43,11 @@ lint: $(TEST)/done ## Check style and types.
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/mypy
 
-bench: $(TEST)/done ## Measure RunFunction against the SDK's identity function.
-	$(TEST)/bin/python -m tests.bench
+bench: $(TEST)/done ## Measure RunFunction against the SDK's identity function (BENCH=--check for the gate alone).
+	$(TEST)/bin/python -m tests.bench $(BENCH)
+
+soak: $(TEST)/done ## Send it 100,000 requests, and see its memory (8 minutes).
+	$(TEST)/bin/python -m tests.bench.soak
 
 conformance: $(CONFORMANCE)/lmcache-0.3.7 $(ENGINES:%=$(CONFORMANCE)/%) ## Run what is rendered: LMCache, Mooncake, etcd, Valkey, and the engines' parsers.
 	$(CONFORMANCE)/bin/python -m pytest tests/conformance

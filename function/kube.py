@@ -38,7 +38,7 @@ class Malformed(Exception):
     """A request that breaks Crossplane's own contract; its text is safe to show."""
 
 
-@lru_cache(1 << 12)
+@lru_cache(1 << 8)
 def child_name(*parts: str, longest: int = _LONGEST, digits: int = _HASH) -> str:
     """Name something after its owners.
 

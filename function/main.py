@@ -15,7 +15,7 @@ from function.replay import Replay
 @click.option(
     "--replay-mib",
     type=click.IntRange(min=0),
-    default=8,
+    default=2,
     show_default=True,
     envvar="REPLAY_MIB",
     help="MiB of answers to remember, for composites that have not changed; 0 composes every request anew.",

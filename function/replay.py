@@ -57,7 +57,9 @@ class Replay:
         if fn.fatal(rsp):
             # A fatal result is none before it was read in the plain way.
             return fn.answer(fnv1.RunFunctionRequest.FromString(req.raw)).SerializeToString()
-        shape, meta = req.shape(), rsp.meta
+        shape, meta = req.shape(), fnv1.ResponseMeta()
+        # A copy, since a part of a message keeps all of it in memory.
+        meta.CopyFrom(rsp.meta)
         rsp.ClearField("meta")
         answer = _Answer(shape, req.facts(shape), meta, rsp.SerializeToString())
         self._remember(key, answer)

@@ -54,7 +54,10 @@ M = TypeVar("M", bound="Model")
 class Model(BaseModel):
     """A part of a spec. Unknown fields are Crossplane's or a newer API's, and none of our business."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
+    # Most models are but parts of others, and need nothing of their own.
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore", defer_build=True
+    )
 
 
 class Invalid(Exception):

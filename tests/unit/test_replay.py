@@ -1,8 +1,10 @@
 """The fast path: the same answers as the reference, whatever the encoding, and no stale one, whatever has changed."""
 
+import ast
 import copy
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 from unittest import mock
 
@@ -275,3 +277,17 @@ def test_a_composite_of_another_uid_shares_nothing() -> None:
 def test_bytes_that_are_no_request_are_an_error() -> None:
     with pytest.raises(DecodeError):
         lazy.Request(b"\xff\xff\xff")
+
+
+def test_a_reader_of_the_function_does_not_meet_the_fast_path() -> None:
+    """From fn.py on, a request is read in the plain way: only what serves it knows of another one."""
+    fast = {"lazy", "replay", "server"}
+    knows = set()
+    for path in Path("function").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                if fast & {*node.module.split("."), *(alias.name for alias in node.names)}:
+                    knows.add(path.stem)
+            elif isinstance(node, ast.Import):
+                assert not any("function" in alias.name for alias in node.names), path
+    assert knows == {"main", "server", "replay"}
