@@ -246,28 +246,53 @@ class Request:
         """Give what was looked at until now."""
         return self.observed.composite.shape(), self.observed.resources.shape(), self.required_resources.shape()
 
-    def facts(self, shape: Shape) -> bytes:
-        """Hash what a shape shows of this request: equal where every such thing is."""
-        composite, (listed, resources), (_, required) = shape
+    def own_facts(self, shape: Shape) -> bytes:
+        """Hash what a shape shows of the composite, and all that came in: equal where every such thing is."""
         facts: list[object] = [
             self.desired.SerializeToString(deterministic=True),
             self.context.SerializeToString(deterministic=True),
         ]
-        observed = self._message.observed
-        _look(observed.composite.resource, composite, facts)
+        _look(self._message.observed.composite.resource, shape[0], facts)
+        return _hash(facts)
+
+    def others_facts(self, shape: Shape) -> bytes:
+        """Hash what a shape shows of all other resources."""
+        _, (listed, resources), (_, required) = shape
+        facts: list[object] = []
+        observed, found = self._message.observed.resources, self._message.required_resources
         if listed:
-            facts.append(sorted(observed.resources))
+            facts.append(sorted(observed))
         for name, wanted in resources:
-            facts.append(name in observed.resources)
+            facts.append(name in observed)
             if wanted is not None and facts[-1]:
-                _look(observed.resources[name].resource, wanted, facts)
+                _look(observed[name].resource, wanted, facts)
         for name, wanted in required:
-            found = self._message.required_resources[name].items if name in self._message.required_resources else None
-            facts.append(None if found is None else len(found))
-            for item, of_item in zip(found or (), wanted or (), strict=False):
+            items = found[name].items if name in found else None
+            facts.append(None if items is None else len(items))
+            for item, of_item in zip(items or (), wanted or (), strict=False):
                 _look(item.resource, of_item, facts)
-        # Version 2 writes equal lists equally; later ones also tell which of their items are one object.
-        return hashlib.blake2b(marshal.dumps(facts, 2), digest_size=16).digest()
+        return _hash(facts)
+
+    def versions(self) -> bytes | None:
+        """Hash which versions of all other resources are here, and their sizes; None where one has no version."""
+        found: list[object] = []
+        observed, required = self._message.observed.resources, self._message.required_resources
+        maps = [(name, [observed[name]]) for name in sorted(observed)]
+        maps += [(name, required[name].items) for name in sorted(required)]
+        for name, items in maps:
+            found += [name, len(items)]
+            for item in items:
+                metadata = _Value.FromString(item.resource.fields.get("metadata", b"")).struct_value.fields
+                version = metadata.get("uid"), metadata.get("resourceVersion")
+                if None in version:
+                    return None
+                found += [*version, item.resource.ByteSize()]
+        return _hash(found)
+
+
+def _hash(facts: list[object]) -> bytes:
+    # Version 2 writes equal lists equally; later ones also tell which of their items are one object.
+    return hashlib.blake2b(marshal.dumps(facts, 2), digest_size=16).digest()
 
 
 def _look(struct: Any, shape: Shape, facts: list[object]) -> None:

@@ -20,11 +20,17 @@ from function.replay import Replay
     envvar="REPLAY_MIB",
     help="MiB of answers to remember, for composites that have not changed; 0 composes every request anew.",
 )
-def cli(replay_mib: int, **options: Any) -> None:
+@click.option(
+    "--trust-resource-versions",
+    is_flag=True,
+    envvar="TRUST_RESOURCE_VERSIONS",
+    help="Take a resource of the same resourceVersion for the same, as it is where Crossplane alone calls.",
+)
+def cli(replay_mib: int, *, trust_resource_versions: bool, **options: Any) -> None:
     """Serve the KV cache offload composition function."""
     if not options["insecure"] and options["tls_certs_dir"] is None:
         raise click.UsageError("no certificates: give --tls-server-certs-dir, or --insecure to serve without TLS")
     if replay_mib:
-        server.run(Replay(replay_mib << 20), **options)
+        server.run(Replay(replay_mib << 20, trusting=trust_resource_versions), **options)
     else:
         sdk.run(FunctionRunner(), **options)

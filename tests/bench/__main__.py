@@ -36,6 +36,8 @@ _TEMPLATING = "gotemplating.fn.crossplane.io"
 # Where they begin among the targets.
 _PEERS = 2
 _LARGE = "--max-recv-message-size=64"
+# As package/install/control-plane.yaml has it, but for TLS and the memory for answers.
+_INSTALLED = ("--insecure", _LARGE, "--trust-resource-versions")
 
 
 class Ratio(NamedTuple):
@@ -188,7 +190,7 @@ def compare(report: Report, args: argparse.Namespace) -> None:
             server = stack.enter_context(function_server(module, *options))
             return Target(module, server.address, server.pid, certificates)
 
-        targets = [serve(module, "--insecure", _LARGE) for module in (OURS, IDENTITY)]
+        targets = [serve(OURS, *_INSTALLED), serve(IDENTITY, "--insecure", _LARGE)]
         fresh = [target.memory() for target in targets]
         peers = [Target(*peer.split("=", 1)) for peer in args.peer]
         chosen = [load for load in loads() if re.search(args.only, load.name)]
@@ -200,11 +202,12 @@ def compare(report: Report, args: argparse.Namespace) -> None:
         report.say(f"\n{STEADY}:")
         throughputs(report, targets, steady, args.rounds)
         folder = certificates(Path(stack.enter_context(tempfile.TemporaryDirectory())))
-        secured = [serve(m, f"--tls-server-certs-dir={folder}", certificates=folder) for m in (OURS, IDENTITY)]
-        tls = measure(secured, steady, args.rounds)
-        times = [statistics.median(column) for column in tls.times]
+        tls = f"--tls-server-certs-dir={folder}"
+        secured = [serve(OURS, tls, *_INSTALLED[1:], certificates=folder), serve(IDENTITY, tls, certificates=folder)]
+        found = measure(secured, steady, args.rounds)
+        times = [statistics.median(column) for column in found.times]
         report.table("", "ratio", "ours", "identity")
-        report.row("over mTLS, ms", ratio(*tls.times), f"{times[0]:.2f}", f"{times[1]:.2f}")
+        report.row("over mTLS, ms", ratio(*found.times), f"{times[0]:.2f}", f"{times[1]:.2f}")
         starts(report, args.rounds)
         for when, (ours, theirs) in (("at first", fresh), ("after all this", [t.memory() for t in targets])):
             report.row(f"MiB {when}", f"{ours / theirs:.2f}", f"{ours:.0f}", f"{theirs:.0f}")
@@ -213,7 +216,7 @@ def compare(report: Report, args: argparse.Namespace) -> None:
 def check() -> int:
     """Hold the CPU of steady requests to its gate; returns 1 where it is missed."""
     missed = []
-    with function_server(OURS) as ours, function_server(IDENTITY) as theirs:
+    with function_server(OURS, *_INSTALLED) as ours, function_server(IDENTITY) as theirs:
         targets = [Target(OURS, *ours), Target(IDENTITY, *theirs)]
         for load in loads(small=True):
             if load.vary is None:

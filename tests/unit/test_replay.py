@@ -3,7 +3,7 @@
 import ast
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -116,17 +116,74 @@ def test_v1beta1_is_the_same_on_the_wire(req: fnv1.RunFunctionRequest) -> None:
 
 
 @each
-def test_nothing_stale_is_answered_whatever_has_changed(req: fnv1.RunFunctionRequest) -> None:
+@pytest.mark.parametrize("trusting", [False, True], ids=["by what is seen", "by versions"])
+def test_nothing_stale_is_answered_whatever_has_changed(req: fnv1.RunFunctionRequest, trusting: bool) -> None:
     """Each field is changed, and taken away, and each answer is asked for by those who know the other one."""
-    known, raw = Replay(4 * MIB), req.SerializeToString()
-    whole = fn.run(req)
+    known, version = Replay(4 * MIB, trusting=trusting), written if trusting else versioned
+    req = version(req)
+    raw, whole = req.SerializeToString(), fn.run(req)
     count = 0
     for changed in changes(req):
         count += 1
-        expected = fn.run(changed)
-        assert ask(known, changed.SerializeToString()) == expected
+        other = version(changed) if trusting else changed
+        assert ask(known, other.SerializeToString()) == fn.run(other)
         assert ask(known, raw) == whole
     assert count > 20
+
+
+def versioned(
+    req: fnv1.RunFunctionRequest, version: Callable[[structpb.Struct], str] = lambda _: "1"
+) -> fnv1.RunFunctionRequest:
+    """Give everything that is no composite a uid and a version, which is the same one by default."""
+    req = copy.deepcopy(req)
+    found = [r.resource for r in req.observed.resources.values()]
+    found += [item.resource for r in req.required_resources.values() for item in r.items]
+    for struct in found:
+        if struct.fields["metadata"].HasField("struct_value"):
+            struct.fields["metadata"].struct_value.update({"uid": "u", "resourceVersion": version(struct)})
+    return req
+
+
+def written(req: fnv1.RunFunctionRequest) -> fnv1.RunFunctionRequest:
+    """Give everything the version that an API server would: another one for another content."""
+    return versioned(req, lambda struct: kube.digest(struct.SerializeToString(deterministic=True).hex()))
+
+
+def test_by_versions_only_those_are_looked_at() -> None:
+    req, order = versioned(REQUESTS["tier, steady"]), random.Random(1)
+    replay = Replay(MIB, trusting=True)
+    ask(replay, req.SerializeToString())
+    with mock.patch.object(lazy.Request, "others_facts", side_effect=AssertionError("looked at")):
+        replayed(replay, shuffled(req, order))
+    with mock.patch.object(lazy.Request, "versions", side_effect=AssertionError("trusted")):
+        ask(Replay(MIB), req.SerializeToString())
+
+
+def test_another_version_of_the_same_is_looked_at_once() -> None:
+    req, replay = versioned(REQUESTS["tier, steady"]), Replay(MIB, trusting=True)
+    ask(replay, req.SerializeToString())
+    for resource in req.observed.resources.values():
+        resource.resource.fields["metadata"].struct_value["resourceVersion"] = "2"
+    replayed(replay, req.SerializeToString())
+    with mock.patch.object(lazy.Request, "others_facts", side_effect=AssertionError("looked at")):
+        replayed(replay, req.SerializeToString())
+
+
+def test_a_field_that_comes_without_a_new_version_is_seen() -> None:
+    """A CRD's new default is in every object at once, and in no new version."""
+    req, replay = versioned(REQUESTS["deployment, steady"]), Replay(MIB, trusting=True)
+    ask(replay, req.SerializeToString())
+    (tier,) = req.required_resources["tier"].items
+    tier.resource.fields["spec"].struct_value.fields["targetNamespace"].string_value = "another-namespace"
+    assert ask(replay, req.SerializeToString()) == fn.run(req)
+
+
+def test_what_has_no_version_is_looked_at() -> None:
+    req, replay = copy.deepcopy(REQUESTS["tier, steady"]), Replay(MIB, trusting=True)
+    ask(replay, req.SerializeToString())
+    first = min(req.observed.resources)
+    req.observed.resources[first].resource.fields["status"].struct_value.fields["conditions"].list_value.Clear()
+    assert ask(replay, req.SerializeToString()) == fn.run(req)
 
 
 def changes(req: fnv1.RunFunctionRequest) -> Iterator[fnv1.RunFunctionRequest]:
@@ -230,7 +287,7 @@ def test_what_is_read_as_a_whole_is_known_in_any_order() -> None:
         req.observed.composite.resource
     )
     shape = first.shape()
-    assert {lazy.Request(shuffled(req, order)).facts(shape) for _ in range(20)} == {first.facts(shape)}
+    assert {lazy.Request(shuffled(req, order)).own_facts(shape) for _ in range(20)} == {first.own_facts(shape)}
 
 
 def named(number: int, size: int = 0) -> bytes:
