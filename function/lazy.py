@@ -29,6 +29,7 @@ _ITEMS = "items"
 # How the bytes of a Value begin that holds an object, and a list: fields 5 and 6 in google/protobuf/struct.proto.
 _STRUCT, _LIST = b"\x2a", b"\x32"
 _NESTED = (_STRUCT, _LIST)
+# Of a list of fewer bytes, such as conditions, all costs less than its items one by one.
 _SHORT = 2048
 
 
@@ -58,11 +59,11 @@ class _View:
     Its inside is parsed one level deep, once that is asked for.
     """
 
-    __slots__ = ("_inside", "_items", "_kind", "_seen", "_whole", "raw")
+    __slots__ = ("_inside", "_items", "_kind", "_raw", "_seen", "_whole")
 
     def __init__(self, raw: bytes, struct: Any = None) -> None:
         # Without a Value around it, a Struct's bytes are those of the kind alone.
-        self.raw = raw
+        self._raw = raw
         self._kind = raw[:1]
         # The Struct where it is one, else the Value.
         self._inside = struct
@@ -77,7 +78,7 @@ class _View:
 
     def _parse(self) -> Any:
         if self._inside is None:
-            value = _Value.FromString(self.raw)
+            value = _Value.FromString(self._raw)
             self._inside = value.struct_value if self._kind == _STRUCT else value
         return self._inside
 
@@ -150,8 +151,7 @@ class _View:
     def shape(self) -> Shape | None:
         if self._kind not in _NESTED:
             return None
-        # Of a short list, such as conditions, all costs less than its items one by one.
-        if self._whole or (self._items and len(self.raw) < _SHORT):
+        if self._whole or (self._items and len(self._raw) < _SHORT):
             return _ALL
         if self._items is not None:
             return _shared((_ITEMS, *(item.shape() for item in self._items)))

@@ -14,8 +14,9 @@ from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 
 from function import fn, lazy
 
-# Bytes that an answer costs beside its own: its key, its shape without what others share, and Python's objects.
-_OVERHEAD = 2048
+# Bytes that an answer costs beside its own: its key and Python's objects; and its shape for each resource, of which
+# all but the name is shared.
+_OVERHEAD, _OF_EACH = 2048, 256
 
 
 @dataclass(slots=True)
@@ -31,7 +32,8 @@ class _Answer:
 
     @property
     def size(self) -> int:
-        return len(self.rest) + _OVERHEAD
+        _, (_, observed), (_, required) = self.shape
+        return len(self.rest) + _OVERHEAD + _OF_EACH * (len(observed) + len(required))
 
     def write(self, tag: str) -> bytes:
         """Give the response's bytes; the order of fields is free."""

@@ -228,6 +228,8 @@ def _others(req: fnv1.RunFunctionRequest, value: structpb.Value) -> Iterator[fnv
             yield req
             value.list_value.values.add().string_value = "no object"
             yield req
+            value.struct_value.Clear()
+            yield req
             value.CopyFrom(kept)
             yield from _other_values(req, value.struct_value)
         case "list_value":
