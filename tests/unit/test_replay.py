@@ -181,8 +181,20 @@ def test_a_field_that_comes_without_a_new_version_is_seen() -> None:
 def test_what_has_no_version_is_looked_at() -> None:
     req, replay = copy.deepcopy(REQUESTS["tier, steady"]), Replay(MIB, trusting=True)
     ask(replay, req.SerializeToString())
-    first = min(req.observed.resources)
-    req.observed.resources[first].resource.fields["status"].struct_value.fields["conditions"].list_value.Clear()
+    (agents,) = (r.resource for key, r in req.observed.resources.items() if key.startswith("agents"))
+    status = kube.sub(agents, "status", "atProvider", "manifest", "status")
+    assert status is not None
+    # Of the same size.
+    status.fields["numberReady"].number_value -= 1
+    assert ask(replay, req.SerializeToString()) == fn.run(req)
+
+
+def test_the_same_version_under_another_name_is_another() -> None:
+    req, replay = versioned(REQUESTS["tier, steady"]), Replay(MIB, trusting=True)
+    ask(replay, req.SerializeToString())
+    for key in sorted(req.observed.resources):
+        req.observed.resources[f"{key[:-1]}0"].CopyFrom(req.observed.resources[key])
+        del req.observed.resources[key]
     assert ask(replay, req.SerializeToString()) == fn.run(req)
 
 
