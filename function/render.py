@@ -125,7 +125,7 @@ def answered(
         req = request(composite, observed, found.items(), desired)
         rsp = fn.run(req)
         wanted = {key: _select(selector, required) for key, selector in rsp.requirements.resources.items()}
-        if wanted == found or any(r.severity == fnv1.SEVERITY_FATAL for r in rsp.results):
+        if wanted == found or fn.fatal(rsp):
             return req, rsp
         found = wanted
     raise RuntimeError(f"requirements did not settle in {_ROUNDS} rounds")

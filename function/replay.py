@@ -60,9 +60,9 @@ class Replay:
 
     def answer(self, req: lazy.Request) -> bytes:
         """Answer a request as `fn.answer` does; returns the response's bytes."""
-        key = req.key()
+        key, versions = req.key(), req.versions() if self._trusting else None
         known = self._answers.get(key)
-        if known and self._same(known, req):
+        if known and _same(known, req, versions):
             return known.write(req.meta.tag)
         rsp = fn.run(cast(fnv1.RunFunctionRequest, req))
         if fn.fatal(rsp):
@@ -73,25 +73,9 @@ class Replay:
         meta.CopyFrom(rsp.meta)
         rsp.ClearField("meta")
         own, others = req.own_facts(shape), req.others_facts(shape)
-        answer = _Answer(shape, own, others, self._versions(req), meta, rsp.SerializeToString())
+        answer = _Answer(shape, own, others, versions, meta, rsp.SerializeToString())
         self._remember(key, answer)
         return answer.write(req.meta.tag)
-
-    def _versions(self, req: lazy.Request) -> bytes | None:
-        return req.versions() if self._trusting else None
-
-    def _same(self, known: _Answer, req: lazy.Request) -> bool:
-        """Say whether a request holds what was found when an answer was made."""
-        if known.own != req.own_facts(known.shape):
-            return False
-        versions = self._versions(req)
-        if versions is not None and versions == known.versions:
-            return True
-        if known.others != req.others_facts(known.shape):
-            return False
-        # These have changed in nothing that matters.
-        known.versions = versions
-        return True
 
     def _remember(self, key: tuple[object, ...], answer: _Answer) -> None:
         """Remember an answer, and forget others at random until it fits.
@@ -109,3 +93,16 @@ class Replay:
             at = random.randrange(len(self._keys))  # noqa: S311 (nobody gains by guessing it)
             self._keys[at], self._keys[-1] = self._keys[-1], self._keys[at]
             self._left += self._answers.pop(self._keys.pop()).size
+
+
+def _same(known: _Answer, req: lazy.Request, versions: bytes | None) -> bool:
+    """Say whether a request holds what was found when an answer was made."""
+    if known.own != req.own_facts(known.shape):
+        return False
+    if versions is not None and versions == known.versions:
+        return True
+    if known.others != req.others_facts(known.shape):
+        return False
+    # These have changed in nothing that matters.
+    known.versions = versions
+    return True
