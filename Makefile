@@ -46,7 +46,7 @@ lint: $(TEST)/done ## Check style and types.
 bench: $(TEST)/done ## Measure RunFunction against the SDK's identity function (BENCH=--check for the gate alone).
 	$(TEST)/bin/python -m tests.bench $(BENCH)
 
-soak: $(TEST)/done ## Send it 100,000 requests, and see its memory (8 minutes).
+soak: $(TEST)/done ## Send it 100,000 requests, and see its memory (10 minutes).
 	$(TEST)/bin/python -m tests.bench.soak
 
 conformance: $(CONFORMANCE)/lmcache-0.3.7 $(ENGINES:%=$(CONFORMANCE)/%) ## Run what is rendered: LMCache, Mooncake, etcd, Valkey, and the engines' parsers.

@@ -5,11 +5,14 @@ Kubernetes 1.34 give.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
+from crossplane.function.proto.v1 import run_function_pb2 as fnv1
+
 from function.kube import Manifest
-from function.render import Rendered
+from function.render import Rendered, answered, outcome, render
 from tests import aibrix
 
 _KEY = "crossplane.io/composition-resource-name"
@@ -49,6 +52,28 @@ def observe(
         else copy.deepcopy(manifest)
         for key, manifest in rendered.composed.items()
     ]
+
+
+def states(
+    composite: Manifest,
+    found: Sequence[Manifest],
+    desired: Mapping[str, Manifest] = MappingProxyType({}),
+    kept: Callable[[Manifest], Manifest] = lambda manifest: manifest,
+) -> tuple[fnv1.RunFunctionRequest, fnv1.RunFunctionRequest]:
+    """Give the last request of a composite's first reconcile, and of one when all that it composed is there and ready.
+
+    Args:
+        composite: The composite, as written.
+        found: What a control plane holds.
+        desired: What earlier steps of the pipeline desire, by key.
+        kept: What an API server makes of a manifest; by default nothing.
+    """
+    composite, found = kept(composite), [*map(kept, found)]
+    first, rsp = answered(composite, [], found, desired)
+    observed = observe(outcome(composite, rsp))
+    composite = render(composite, observed, found, desired).composite
+    steady, _ = answered(kept(composite), [*map(kept, observed)], found, desired)
+    return first, steady
 
 
 def _caches(rendered: Rendered) -> dict[str, Manifest]:

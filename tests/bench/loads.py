@@ -10,9 +10,9 @@ from google.protobuf import struct_pb2 as structpb
 
 from function import kube, rollout
 from function.kube import Manifest
-from function.render import EXAMPLES, answered, by_key, load, outcome, render, request
+from function.render import EXAMPLES, by_key, load, render, request
 from tests.bench.served import served
-from tests.standin import observe
+from tests.standin import states
 from tests.unit.fleets import FleetStory, cluster, fleet
 from tests.wire import shuffled
 
@@ -87,47 +87,32 @@ def loads(*, small: bool = False) -> Iterator[Load]:
 def _tier(example: str) -> Iterator[Load]:
     folder = EXAMPLES / example
     tier, found = load(folder / "tier.yaml")[0], load(folder / "required.yaml")
-    first, steady = _states(tier, found)
-    name = f"tier {example}"
-    yield Load(f"{name}, first", first, another)
-    yield Load(f"{name}, steady", steady)
-    changed = fnv1.RunFunctionRequest()
-    changed.CopyFrom(steady)
-    yield Load(f"{name}, changed", changed, _elsewhere)
+    yield from _three(f"tier {example}", tier, found, _elsewhere)
 
 
 def _engine() -> Iterator[Load]:
     folder = EXAMPLES / "lmcache"
     tier, deployment = load(folder / "tier.yaml")[0], load(folder / "deployment.yaml")[0]
     found = [*load(folder / "required.yaml"), render(tier, [], load(folder / "required.yaml")).composite]
-    first, steady = _states(deployment, found)
-    yield Load("engine lmcache, first", first, another)
-    yield Load("engine lmcache, steady", steady)
+    yield from _three("engine lmcache", deployment, found, _renamed)
+
+
+def _three(name: str, composite: Manifest, found: list[Manifest], change: Vary) -> Iterator[Load]:
+    first, steady = states(composite, found, kept=served)
+    yield Load(f"{name}, first", first, another)
+    yield Load(f"{name}, steady", steady)
     changed = fnv1.RunFunctionRequest()
     changed.CopyFrom(steady)
-    yield Load("engine lmcache, changed", changed, _renamed)
+    yield Load(f"{name}, changed", changed, change)
 
 
 def _step() -> Iterator[Load]:
     folder = EXAMPLES / "modelplane"
     replica, tier = (load(folder / f"{name}.yaml")[0] for name in ("replica", "tier"))
     desired = by_key(load(folder / "desired.yaml"))
-    first, steady = _states(replica, [*load(folder / "required.yaml"), tier], desired)
+    first, steady = states(replica, [*load(folder / "required.yaml"), tier], desired, served)
     yield Load("step modelplane, first", first, another)
     yield Load("step modelplane, steady", steady)
-
-
-def _states(
-    composite: Manifest, found: list[Manifest], desired: dict[str, Manifest] | None = None
-) -> tuple[fnv1.RunFunctionRequest, fnv1.RunFunctionRequest]:
-    """The last round of a composite's first reconcile, and of one when all that it composed is there and ready."""
-    composite, found = served(composite), [served(manifest) for manifest in found]
-    first, rsp = answered(composite, [], found, desired or {})
-    rendered = outcome(composite, rsp)
-    observed = observe(rendered)
-    rendered = render(rendered.composite, observed, found, desired or {})
-    steady, _ = answered(served(rendered.composite), [served(m) for m in observed], found, desired or {})
-    return first, steady
 
 
 def _attached(count: int) -> Load:
@@ -138,7 +123,7 @@ def _attached(count: int) -> Load:
     attached = render(engine, [], [*found, render(tier, [], found).composite])
     (usage,) = [m for m in attached.composed.values() if m["kind"] == "Usage"]
     usages = [{**usage, "metadata": {**usage["metadata"], "name": f"{n}"}} for n in range(count)]
-    _, steady = _states(tier, [*found, *usages])
+    _, steady = states(tier, [*found, *usages], kept=served)
     return Load(f"tier lmcache, {count} engines", steady)
 
 

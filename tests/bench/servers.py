@@ -43,9 +43,12 @@ class Target:
                 self._channel = grpc.insecure_channel(self.address, options)
         return self._channel
 
+    def _call(self) -> "grpc.UnaryUnaryMultiCallable[bytes, bytes]":
+        return self.channel().unary_unary(METHOD)
+
     def calls(self, requests: Sequence[bytes]) -> tuple[float, float]:
         """Send requests one after another; returns the median in ms, and the CPU per request in ms (0 elsewhere)."""
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self.channel().unary_unary(METHOD)
+        call = self._call()
         times, before = [], self.cpu()
         for request in requests:
             start = time.perf_counter()
@@ -55,8 +58,7 @@ class Target:
 
     def answer(self, request: bytes) -> fnv1.RunFunctionResponse:
         """Send one request, and read what comes back."""
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self.channel().unary_unary(METHOD)
-        return fnv1.RunFunctionResponse.FromString(call(request))
+        return fnv1.RunFunctionResponse.FromString(self._call()(request))
 
     def throughput(self, requests: Sequence[bytes], concurrency: int) -> float:
         """Send requests, so many at a time; returns how many are answered in a second."""

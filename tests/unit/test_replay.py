@@ -15,9 +15,9 @@ from google.protobuf import struct_pb2 as structpb
 from google.protobuf.message import DecodeError
 
 from function import fn, kube, lazy
-from function.render import EXAMPLES, answered, by_key, load, outcome, render, request
+from function.render import EXAMPLES, by_key, load, request
 from function.replay import Replay
-from tests.standin import observe
+from tests.standin import states
 from tests.unit.conftest import Checked
 from tests.unit.fleets import FleetStory, cluster, fleet
 from tests.wire import shuffled
@@ -40,11 +40,9 @@ def requests() -> Iterator[tuple[str, fnv1.RunFunctionRequest]]:
         desired = by_key(load(folder / "desired.yaml")) if name == "replica" else {}
         if name in {"deployment", "replica"}:
             found += load(folder / "tier.yaml")
-        first, rsp = answered(composite, [], found, desired)
-        observed = observe(outcome(composite, rsp))
-        composite = render(composite, observed, found, desired).composite
+        first, steady = states(composite, found, desired)
         yield f"{name}, first", first
-        yield f"{name}, steady", answered(composite, observed, found, desired)[0]
+        yield f"{name}, steady", steady
     story = FleetStory(fleet(), cluster("a"), cluster("b"))
     story.settle()
     there = [("clusters", list(story.clusters.values()))]
