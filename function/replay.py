@@ -20,20 +20,48 @@ _OVERHEAD, _OF_EACH = 2048, 256
 
 
 @dataclass(slots=True)
+class _Others:
+    """What was looked at of all resources but the composite, and what was found there."""
+
+    shape: lazy.Shape
+    facts: bytes
+
+    def __len__(self) -> int:
+        (_, observed), (_, required) = self.shape
+        return len(observed) + len(required)
+
+
+@dataclass(slots=True)
 class _Answer:
-    """What was looked at, what was found there, and the response: its meta, and the bytes of the rest."""
+    """What was looked at of the composite, what was found there, and the response: its meta, and the bytes of the rest.
+
+    `others`: None where these were not looked at one by one, and only their versions tell whether they are the same.
+    `again`: whether it came out just like the one before, though there were other versions.
+    """
 
     shape: lazy.Shape
     own: bytes
-    others: bytes
     versions: bytes | None
+    others: _Others | None
     meta: fnv1.ResponseMeta
     rest: bytes
+    again: bool
 
     @property
     def size(self) -> int:
-        _, (_, observed), (_, required) = self.shape
-        return len(self.rest) + _OVERHEAD + _OF_EACH * (len(observed) + len(required))
+        return len(self.rest) + _OVERHEAD + _OF_EACH * (0 if self.others is None else len(self.others))
+
+    def holds(self, req: lazy.Request, versions: bytes | None) -> bool:
+        """Say whether a request holds what was found when the answer was made."""
+        if self.own != req.own_facts(self.shape):
+            return False
+        if versions is not None and versions == self.versions:
+            return True
+        if self.others is None or self.others.facts != req.others_facts(self.others.shape):
+            return False
+        # These have changed in nothing that matters.
+        self.versions = versions
+        return True
 
     def write(self, tag: str) -> bytes:
         """Give the response's bytes; the order of fields is free."""
@@ -62,18 +90,26 @@ class Replay:
         """Answer a request as `fn.answer` does; returns the response's bytes."""
         key, versions = req.key(), req.versions() if self._trusting else None
         known = self._answers.get(key)
-        if known and _same(known, req, versions):
+        if known and known.holds(req, versions):
             return known.write(req.meta.tag)
+        # Looks are noted where versions do not tell enough: there are none, or new ones come with nothing new in them.
+        noting = versions is None or (known is not None and known.again)
+        if not noting:
+            req.show_others()
         rsp = fn.run(cast(fnv1.RunFunctionRequest, req))
         if fn.fatal(rsp):
             # A fatal result is none before it was read in the plain way.
             return fn.answer(fnv1.RunFunctionRequest.FromString(req.raw)).SerializeToString()
-        shape, meta = req.shape(), fnv1.ResponseMeta()
+        shape, others, meta = req.own_shape(), None, fnv1.ResponseMeta()
+        if noting:
+            seen = req.others_shape()
+            others = _Others(seen, req.others_facts(seen))
         # A copy, since a part of a message keeps all of it in memory.
         meta.CopyFrom(rsp.meta)
         rsp.ClearField("meta")
-        own, others = req.own_facts(shape), req.others_facts(shape)
-        answer = _Answer(shape, own, others, versions, meta, rsp.SerializeToString())
+        rest = rsp.SerializeToString(deterministic=True)
+        again = known is not None and known.rest == rest
+        answer = _Answer(shape, req.own_facts(shape), versions, others, meta, rest, again)
         self._remember(key, answer)
         return answer.write(req.meta.tag)
 
@@ -93,16 +129,3 @@ class Replay:
             at = random.randrange(len(self._keys))  # noqa: S311 (nobody gains by guessing it)
             self._keys[at], self._keys[-1] = self._keys[-1], self._keys[at]
             self._left += self._answers.pop(self._keys.pop()).size
-
-
-def _same(known: _Answer, req: lazy.Request, versions: bytes | None) -> bool:
-    """Say whether a request holds what was found when an answer was made."""
-    if known.own != req.own_facts(known.shape):
-        return False
-    if versions is not None and versions == known.versions:
-        return True
-    if known.others != req.others_facts(known.shape):
-        return False
-    # These have changed in nothing that matters.
-    known.versions = versions
-    return True

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Iterator
+from typing import cast
 from unittest import mock
 
 import pytest
@@ -31,8 +32,12 @@ class Checked:
             rsp = self.run(req)
             # Nobody draws the same twice.
             if not draw.called:
-                answer = self.replay.answer(lazy.Request(req.SerializeToString()))
+                raw = req.SerializeToString()
+                answer = self.replay.answer(lazy.Request(raw))
                 assert fnv1.RunFunctionResponse.FromString(answer) == rsp
+                shown = lazy.Request(raw)
+                shown.show_others()
+                assert self.run(cast(fnv1.RunFunctionRequest, shown)) == rsp
         return rsp
 
 

@@ -157,14 +157,38 @@ def test_by_versions_only_those_are_looked_at() -> None:
         ask(Replay(MIB), req.SerializeToString())
 
 
-def test_another_version_of_the_same_is_looked_at_once() -> None:
-    req, replay = versioned(REQUESTS["tier, steady"]), Replay(MIB, trusting=True)
-    ask(replay, req.SerializeToString())
+def newer(req: fnv1.RunFunctionRequest, version: int) -> bytes:
+    """The same request, whose observed resources have another version; a Secret's version is more than that."""
+    req = versioned(req)
     for resource in req.observed.resources.values():
-        resource.resource.fields["metadata"].struct_value["resourceVersion"] = "2"
-    replayed(replay, req.SerializeToString())
+        resource.resource.fields["metadata"].struct_value["resourceVersion"] = f"{version}"
+    return req.SerializeToString()
+
+
+def test_looks_are_noted_only_once_new_versions_mean_nothing() -> None:
+    req, replay = REQUESTS["tier, steady"], Replay(MIB, trusting=True)
+    with mock.patch.object(lazy.Request, "others_shape", side_effect=AssertionError("noted")):
+        for version in range(2):
+            # Nobody knows yet what the version is worth.
+            assert ask(replay, newer(req, version)) == replayed(replay, newer(req, version)) == fn.run(versioned(req))
+    ask(replay, newer(req, 2))
+    replayed(replay, newer(req, 3))
     with mock.patch.object(lazy.Request, "others_facts", side_effect=AssertionError("looked at")):
-        replayed(replay, req.SerializeToString())
+        replayed(replay, newer(req, 3))
+
+
+def test_what_was_noted_is_seen_to_change_and_then_versions_count_again() -> None:
+    req, replay = REQUESTS["tier, steady"], Replay(MIB, trusting=True)
+    for version in range(4):
+        ask(replay, newer(req, version))
+    changed = copy.deepcopy(req)
+    (agents,) = (r.resource for key, r in changed.observed.resources.items() if key.startswith("agents"))
+    status = kube.sub(agents, "status", "atProvider", "manifest", "status")
+    assert status is not None
+    status.fields["numberReady"].number_value -= 1
+    assert ask(replay, newer(changed, 4)) == fn.run(versioned(changed)) != fn.run(versioned(req))
+    with mock.patch.object(lazy.Request, "others_shape", side_effect=AssertionError("noted")):
+        assert ask(replay, newer(req, 5)) == fn.run(versioned(req))
 
 
 def test_a_field_that_comes_without_a_new_version_is_seen() -> None:
@@ -298,7 +322,7 @@ def test_what_is_read_as_a_whole_is_known_in_any_order() -> None:
     assert kube.plain(cast(structpb.Struct, first.observed.composite.resource)) == kube.plain(
         req.observed.composite.resource
     )
-    shape = first.shape()
+    shape = first.own_shape()
     assert {lazy.Request(shuffled(req, order)).own_facts(shape) for _ in range(20)} == {first.own_facts(shape)}
 
 
