@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from crossplane.function import resource
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
@@ -147,5 +146,6 @@ def _desire(rsp: fnv1.RunFunctionResponse, name: str, spec: kube.Manifest) -> fn
     desired = rsp.desired.resources[PROVIDER_CONFIG]
     desired.Clear()
     metadata = {"name": name, "labels": dict(kube.MANAGED_BY)}
-    resource.update(desired, {"apiVersion": API_VERSION, "kind": CONFIG_KIND, "metadata": metadata, "spec": spec})
+    manifest = {"apiVersion": API_VERSION, "kind": CONFIG_KIND, "metadata": metadata, "spec": spec}
+    kube.write(manifest, to=desired.resource)
     return desired

@@ -6,7 +6,6 @@ An Object never changes its provider config: that would start a second copy on a
 
 from dataclasses import dataclass
 
-from crossplane.function import resource
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
@@ -142,7 +141,7 @@ class Delivery:
         }
         target = self._rsp.desired.resources[key]
         target.Clear()
-        resource.update(target, desired)
+        kube.write(desired, to=target.resource)
         return self._report(part.name, key, observed, digest, part.maker)
 
     def keep(self, part: str, cluster: str) -> Delivered:

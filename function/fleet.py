@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from crossplane.function import resource
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
@@ -111,7 +110,7 @@ class Form:
         """Write a spec in its one form."""
         plain = canonical(spec)
         sent = structpb.Struct()
-        sent.update(plain)
+        kube.write(plain, to=sent)
         return cls(spec, sent, kube.digest(plain)[:12])
 
 
@@ -471,7 +470,7 @@ class Composer:
                 kube.ANNOTATION_BEFORE: before,
             },
         }
-        resource.update(target, {"apiVersion": MODELPLANE, "kind": CHILD, "metadata": metadata})
+        kube.write({"apiVersion": MODELPLANE, "kind": CHILD, "metadata": metadata}, to=target.resource)
         desired = target.resource.get_or_create_struct("spec")
         desired.CopyFrom(spec)
         desired.get_or_create_struct("inferenceClusterRef")["name"] = cluster

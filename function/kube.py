@@ -1,11 +1,11 @@
 """Names, labels and the reading of Kubernetes objects as Crossplane sends them: protobuf Structs."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import orjson
 from google.protobuf import struct_pb2 as structpb
 
 Manifest = dict[str, Any]
@@ -67,13 +67,17 @@ def tier_of_fleet(fleet: str, cluster: str) -> str:
 
 def digest(value: object) -> str:
     """Hash a string, or anything JSON can hold, to 64 hexadecimal digits; equal values give equal digits."""
-    text = value if isinstance(value, str) else compact(value)
-    return hashlib.sha256(text.encode()).hexdigest()
+    text = value.encode() if isinstance(value, str) else _json(value)
+    return hashlib.sha256(text).hexdigest()
 
 
 def compact(value: object) -> str:
     """Write JSON with sorted keys and no blanks: the one form in which we hash, store and pass JSON."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return _json(value).decode()
+
+
+def _json(value: object) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 def plain(value: structpb.Value | structpb.Struct) -> Any:
@@ -91,18 +95,22 @@ def plain(value: structpb.Value | structpb.Struct) -> Any:
             return value.bool_value
         case "number_value":
             number = value.number_value
-            return int(number) if number.is_integer() else number
+            # JSON's whole numbers have 64 bits.
+            return int(number) if number.is_integer() and abs(number) < 1 << 63 else number
     return None
 
 
 def at(struct: structpb.Struct | None, *path: str) -> structpb.Value | None:
     """Find a value by its path, without converting or creating anything on the way; None where it is missing."""
+    if struct is None:
+        return None
     value: structpb.Value | None = None
     for name in path:
-        value = struct.fields.get(name) if struct is not None else None
+        value = struct.fields.get(name)
         if value is None:
             return None
-        struct = value.struct_value if value.HasField("struct_value") else None
+        # An empty one where the value is of another kind.
+        struct = value.struct_value
     return value
 
 
@@ -113,6 +121,35 @@ def copy(found: structpb.Struct, to: structpb.Struct) -> None:
         to.fields[name].CopyFrom(value)
 
 
+def write(manifest: Mapping[str, Any], to: structpb.Struct) -> None:
+    """Make a Struct the same as a manifest; `Struct.update` needs twice the time."""
+    to.Clear()
+    for name, value in manifest.items():
+        _set(to.fields[name], value)
+
+
+def _set(empty: structpb.Value, value: Any) -> None:
+    if isinstance(value, str):
+        empty.string_value = value
+    elif isinstance(value, dict):
+        # Else an object without fields would be nothing at all; so for lists.
+        empty.struct_value.SetInParent()
+        fields = empty.struct_value.fields
+        for name, item in value.items():
+            _set(fields[name], item)
+    elif isinstance(value, list | tuple):
+        empty.list_value.SetInParent()
+        items = empty.list_value.values
+        for item in value:
+            _set(items.add(), item)
+    elif isinstance(value, bool):
+        empty.bool_value = value
+    elif value is None:
+        empty.null_value = structpb.NULL_VALUE
+    else:
+        empty.number_value = value
+
+
 def put(struct: structpb.Struct, path: Sequence[str | int], value: Manifest) -> None:
     """Replace an object that is there, by its path through objects and lists; all else stays as it is."""
     *parents, last = path
@@ -121,9 +158,7 @@ def put(struct: structpb.Struct, path: Sequence[str | int], value: Manifest) -> 
         found = place.fields[str(name)] if isinstance(place, structpb.Struct) else place.values[int(name)]
         place = found.list_value if found.HasField("list_value") else found.struct_value
     assert isinstance(place, structpb.Struct)
-    new = structpb.Struct()
-    new.update(value)
-    place.fields[str(last)].struct_value.CopyFrom(new)
+    write(value, to=place.fields[str(last)].struct_value)
 
 
 def text(struct: structpb.Struct | None, *path: str) -> str:

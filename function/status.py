@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import Any
 
-from crossplane.function import resource
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 
 from function import kube
@@ -29,6 +28,7 @@ def write(req: fnv1.RunFunctionRequest, rsp: fnv1.RunFunctionResponse, status: k
     earlier = kube.sub(composite.resource, "status")
     generation = kube.integer(req.observed.composite.resource, "metadata", "generation") or None
     ours = kube.prune({"observedGeneration": generation, **status})
-    resource.update_status(composite, {**(kube.plain(earlier) if earlier else {}), **ours})
+    written = {**(kube.plain(earlier) if earlier else {}), **ours}
+    kube.write(written, to=composite.resource.get_or_create_struct("status"))
     if composite.ready != fnv1.READY_FALSE:
         composite.ready = fnv1.READY_TRUE if ready else fnv1.READY_FALSE

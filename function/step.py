@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from crossplane.function import resource, response
+from crossplane.function import response
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
@@ -364,10 +364,10 @@ class Composer:
             if config is not None:
                 spec["providerConfigRef"] = kube.plain(config)
             wrapped = {"apiVersion": kube.text(wrapper, "apiVersion"), "kind": kube.text(wrapper, "kind")}
-            resource.update(desired, {**wrapped, "metadata": metadata, "spec": spec})
+            kube.write({**wrapped, "metadata": metadata, "spec": spec}, to=desired.resource)
         else:
             metadata = template["metadata"]
-            resource.update(desired, {**template, "metadata": {**metadata, "annotations": mark}})
+            kube.write({**template, "metadata": {**metadata, "annotations": mark}}, to=desired.resource)
         if carrier.applied(self.observed(key)):
             desired.ready = fnv1.READY_TRUE
 

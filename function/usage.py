@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping
 
-from crossplane.function import resource
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 from google.protobuf import struct_pb2 as structpb
 
@@ -133,5 +132,5 @@ def _desire(rsp: fnv1.RunFunctionResponse, key: str, name: str, labels: Mapping[
     """Desire a Usage; it is always ready, since nothing waits for a guard whose tier was deleted by force."""
     metadata = {"name": name, "labels": {**labels, **kube.MANAGED_BY}}
     target = rsp.desired.resources[key]
-    resource.update(target, {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec})
+    kube.write({"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}, to=target.resource)
     target.ready = fnv1.READY_TRUE
