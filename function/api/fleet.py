@@ -109,7 +109,7 @@ class FleetSpec(Model):
     template: Template
     overrides: tuple[Override, ...] = Field((), max_length=16)
     release: Release = None
-    rollout: Rollout = Rollout()
+    rollout: Rollout = Field(default_factory=Rollout)
 
     @model_validator(mode="after")
     def _of_template(self) -> Self:

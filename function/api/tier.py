@@ -254,7 +254,7 @@ class Mooncake(Model):
     segment_gib_per_node: Int = Field(alias="segmentGiBPerNode", ge=1, le=65536)
     protocol: Literal["RDMA", "TCP"] = "RDMA"
     huge_pages: Literal["2Mi", "1Gi"] | None = None
-    master: Master = Master()
+    master: Master = Field(default_factory=Master)
     etcd: Etcd | None = None
     metadata: Literal["P2P", "HTTP"] = "P2P"
     disk: DiskTier | None = None
@@ -531,7 +531,7 @@ class Servers(Model):
 class InfiniStoreServers(Servers):
     """InfiniStore's servers, and where they are written down. `protocol` is the engines'."""
 
-    metadata: Metadata = Metadata()
+    metadata: Metadata = Field(default_factory=Metadata)
     protocol: Transport = "RDMA"
     link_type: LinkType = "Ethernet"
 
@@ -539,7 +539,7 @@ class InfiniStoreServers(Servers):
 class Vineyard(Servers, OwnMemory):
     """Vineyard's servers, which engines reach by a socket of their node, and the etcd between them."""
 
-    etcd: EtcdProvision = EtcdProvision()
+    etcd: EtcdProvision = Field(default_factory=EtcdProvision)
 
 
 class Distributed(Model):
@@ -698,7 +698,7 @@ class Placement(Model):
 
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = (Toleration(key="nvidia.com/gpu", operator="Exists"),)
-    gpu_access: GPUAccess = GPUAccess()
+    gpu_access: GPUAccess = Field(default_factory=GPUAccess)
     priority_class_name: ObjectName | None = None
     gpus_per_node: Int | None = Field(None, ge=1, le=64)
 
@@ -768,7 +768,7 @@ class TierSpec(Model):
     inference_cluster_ref: Ref
     backend: Literal["LMCache", "Mooncake", "Nixl", "HiCache", "AIBrix"]
     target_namespace: str = Field("default", pattern=NAMESPACE, max_length=63)
-    allowed_namespaces: AllowedNamespaces = AllowedNamespaces()
+    allowed_namespaces: AllowedNamespaces = Field(default_factory=AllowedNamespaces)
     release: Release = None
     lmcache: LMCache | None = None
     mooncake: Mooncake | None = None
@@ -776,9 +776,9 @@ class TierSpec(Model):
     hicache: HiCache | None = None
     aibrix: AIBrix | None = None
     rdma: RDMA | None = None
-    placement: Placement = Placement()
-    images: Images = Images()
-    update_strategy: UpdateStrategy = UpdateStrategy()
+    placement: Placement = Field(default_factory=Placement)
+    images: Images = Field(default_factory=Images)
+    update_strategy: UpdateStrategy = Field(default_factory=UpdateStrategy)
     monitoring: Monitoring | None = None
 
     @property

@@ -19,7 +19,7 @@ VALUED = frozenset(
 SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh"})
 
 # The shortest prefix that vLLM's parser could still take for a long flag; a shorter one is always ambiguous.
-_SHORTEST = len("--dt")
+SHORTEST = len("--dt")
 # A whole flag that other flags' names begin with.
 _WHOLE = frozenset({"--model"})
 _NODES = ("--nnodes", "-n")
@@ -57,6 +57,8 @@ class CommandLine:
         unknown = (REFERENCE.match(w) and before not in VALUED for before, w in pairwise(("", *self.words)))
         self.hidden = shell or any(unknown)
         self._flags: list[Flag] = []
+        # Everybody asks for the same few.
+        self._found: dict[tuple[str, ...], Sequence[Flag]] = {}
         self._positional: list[str] = []
         words = iter(self._after_program(command, args))
         pending: str | None = None
@@ -90,9 +92,12 @@ class CommandLine:
         words = [*rest, *args]
         return tuple(words[1:] if words[:1] == ["serve"] else words)
 
-    def flags(self, *names: str) -> list[Flag]:
+    def flags(self, *names: str) -> Sequence[Flag]:
         """Find flags by their full names, in any spelling: underscores, dotted (`--x.y`), or an argparse prefix."""
-        return [flag for flag in self._flags if any(means(flag.name, name) for name in names)]
+        found = self._found.get(names)
+        if found is None:
+            found = self._found[names] = [f for f in self._flags if any(means(f.name, name) for name in names)]
+        return found
 
     def value(self, *names: str) -> str | None:
         """Give the value of the last of the named flags, as argparse does; None where there is none."""
@@ -137,7 +142,7 @@ def means(given: str, name: str) -> bool:
     base = given.split(".", 1)[0]
     if base == name:
         return True
-    return base not in _WHOLE and base.startswith("--") and len(base) >= _SHORTEST and name.startswith(base)
+    return base not in _WHOLE and base.startswith("--") and len(base) >= SHORTEST and name.startswith(base)
 
 
 def _is_number(word: str) -> bool:

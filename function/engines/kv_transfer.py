@@ -12,10 +12,12 @@ from typing import Any
 
 from function import kube
 from function.engines import table
-from function.engines.args import REFERENCE, CommandLine, means
+from function.engines.args import REFERENCE, SHORTEST, CommandLine, means
 from function.engines.versions import Version, show
 
 FLAG = "--kv-transfer-config"
+# What it begins with in any spelling, as the shortest abbreviation does.
+_BEGIN = FLAG[:SHORTEST]
 MULTI = "MultiConnector"
 
 # They move KV between engines and keep none, so that a cache goes beside them; every other one is a cache, or unknown.
@@ -202,10 +204,12 @@ def _words(words: Sequence[str]) -> Iterator[Word]:
         if skip:
             skip = False
             continue
+        if not word.startswith(_BEGIN):
+            continue
         given, equals, text = word.partition("=")
         base, *path = given.split(".")
         name = base.replace("_", "-")
-        if not base.startswith("--") or not means(name, FLAG):
+        if not means(name, FLAG):
             continue
         value: str | None = text
         if not equals:
