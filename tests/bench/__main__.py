@@ -19,10 +19,8 @@ from function import kube
 from function.kube import Manifest
 from function.render import dump
 from tests.bench.loads import FLEETS, LARGE, Load, loads
-from tests.bench.servers import Target, certificates, compile_function
-from tests.tools.crossplane import function_server
+from tests.bench.servers import IDENTITY, OURS, Target, certificates, compile_servers, serve
 
-OURS, IDENTITY = "function", "tests.bench.identity"
 DOCUMENT = Path("docs/performance.md")
 _MARKS = "<!-- results -->", "<!-- end of results -->"
 # Calls of a round: of large requests, enough for a median.
@@ -155,7 +153,7 @@ def throughputs(report: Report, targets: Sequence[Target], load: Load, rounds: i
 def cold_start(module: str) -> float:
     """The seconds from a process' start to its first answer."""
     start = time.perf_counter()
-    with function_server(module, poll=0.002) as server:
+    with serve(module, poll=0.002) as server:
         Target(module, server.address).answer(b"")
         return time.perf_counter() - start
 
@@ -186,12 +184,12 @@ def compare(report: Report, args: argparse.Namespace) -> None:
     """Run everything."""
     with ExitStack() as stack:
 
-        def serve(module: str, *options: str, certificates: Path | None = None) -> Target:
-            server = stack.enter_context(function_server(module, *options))
+        def target(module: str, *options: str, certificates: Path | None = None) -> Target:
+            server = stack.enter_context(serve(module, *options))
             return Target(module, server.address, server.pid, certificates)
 
-        targets = [serve(OURS, *_INSTALLED), serve(IDENTITY, "--insecure", _LARGE)]
-        fresh = [target.memory() for target in targets]
+        targets = [target(OURS, *_INSTALLED), target(IDENTITY, "--insecure", _LARGE)]
+        fresh = [t.memory() for t in targets]
         peers = [Target(*peer.split("=", 1)) for peer in args.peer]
         chosen = [load for load in loads() if re.search(args.only, load.name)]
         medians = latencies(report, [*targets, *peers], chosen, args.rounds)
@@ -203,7 +201,7 @@ def compare(report: Report, args: argparse.Namespace) -> None:
         throughputs(report, targets, steady, args.rounds)
         folder = certificates(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         tls = f"--tls-server-certs-dir={folder}"
-        secured = [serve(OURS, tls, *_INSTALLED[1:], certificates=folder), serve(IDENTITY, tls, certificates=folder)]
+        secured = [target(OURS, tls, *_INSTALLED[1:], certificates=folder), target(IDENTITY, tls, certificates=folder)]
         found = measure(secured, steady, args.rounds)
         times = [statistics.median(column) for column in found.times]
         report.table("", "ratio", "ours", "identity")
@@ -216,7 +214,7 @@ def compare(report: Report, args: argparse.Namespace) -> None:
 def check() -> int:
     """Hold the CPU of steady requests to its gate; returns 1 where it is missed."""
     missed = []
-    with function_server(OURS, *_INSTALLED) as ours, function_server(IDENTITY) as theirs:
+    with serve(OURS, *_INSTALLED) as ours, serve(IDENTITY) as theirs:
         targets = [Target(OURS, *ours), Target(IDENTITY, *theirs)]
         for load in loads(small=True):
             if load.vary is None:
@@ -261,7 +259,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="only hold steady requests' CPU to the gate")
     parser.add_argument("--write", action="store_true", help=f"write the results into {DOCUMENT}")
     args = parser.parse_args()
-    compile_function()
+    compile_servers()
     if args.check:
         return check()
     report = Report()

@@ -60,6 +60,12 @@ def another(req: fnv1.RunFunctionRequest, number: int) -> None:
     _part(req, "metadata")["uid"] = f"{number:08x}"
 
 
+def _new(req: fnv1.RunFunctionRequest, number: int) -> None:
+    """Make it a request of a composite of another name, by which each of its parts is another one."""
+    another(req, number)
+    _part(req, "metadata")["name"] = f"composite-{number}"
+
+
 def _elsewhere(req: fnv1.RunFunctionRequest, number: int) -> None:
     """Move a tier to another namespace, by which each of its parts is another one."""
     _part(req, "spec")["targetNamespace"] = f"namespace-{number}"
@@ -99,7 +105,7 @@ def _engine() -> Iterator[Load]:
 
 def _three(name: str, composite: Manifest, found: list[Manifest], change: Vary) -> Iterator[Load]:
     first, steady = states(composite, found, kept=served)
-    yield Load(f"{name}, first", first, another)
+    yield Load(f"{name}, first", first, _new)
     yield Load(f"{name}, steady", steady)
     changed = fnv1.RunFunctionRequest()
     changed.CopyFrom(steady)
@@ -111,7 +117,7 @@ def _step() -> Iterator[Load]:
     replica, tier = (load(folder / f"{name}.yaml")[0] for name in ("replica", "tier"))
     desired = by_key(load(folder / "desired.yaml"))
     first, steady = states(replica, [*load(folder / "required.yaml"), tier], desired, served)
-    yield Load("step modelplane, first", first, another)
+    yield Load("step modelplane, first", first, _new)
     yield Load("step modelplane, steady", steady)
 
 

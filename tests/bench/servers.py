@@ -1,17 +1,24 @@
 """Function servers under measurement: how long they take, how much CPU, and how much memory."""
 
 import asyncio
-import compileall
+import os
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import grpc
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
 
+from tests.e2e.image import dockerfile
+from tests.tools.crossplane import Server, function_server
+
+OURS, IDENTITY = "function", "tests.bench.identity"
 METHOD = "/apiextensions.fn.proto.v1.FunctionRunnerService/RunFunction"
 _OPTIONS = [(f"grpc.max_{way}_message_length", 64 << 20) for way in ("receive", "send")]
 
@@ -93,9 +100,26 @@ class Target:
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
 
 
-def compile_function() -> None:
-    """Compile the function's modules, as its image does: a server that does it at its start begins late, and larger."""
-    compileall.compile_dir("function", quiet=1)
+@cache
+def _bytecode() -> tempfile.TemporaryDirectory[str]:
+    """Where servers are compiled; it goes with this process."""
+    return tempfile.TemporaryDirectory()
+
+
+def serve(module: str, *options: str, poll: float = 0.05) -> AbstractContextManager[Server]:
+    """Run a server as an image does, and ours with what the Dockerfile says: see `function_server`."""
+    env = {**os.environ, "PYTHONPYCACHEPREFIX": _bytecode().name, "PYTHONDONTWRITEBYTECODE": ""}
+    if module == OURS:
+        said = dict(entry.split("=", 1) for entry in dockerfile()["Env"])
+        env |= {name: said[name] for name in ("PYTHONOPTIMIZE", "MALLOC_ARENA_MAX")}
+    return function_server(module, *options, env=env, poll=poll)
+
+
+def compile_servers() -> None:
+    """Compile what servers are made of, as images are: one that does it at its start begins late, and larger."""
+    for module in (OURS, IDENTITY):
+        with serve(module):
+            pass
 
 
 def certificates(folder: Path) -> Path:

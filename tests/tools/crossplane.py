@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,12 +37,16 @@ class Server(NamedTuple):
 
 @contextlib.contextmanager
 def function_server(
-    module: str = "function", *options: str, timeout: float = 30, poll: float = 0.05
+    module: str = "function",
+    *options: str,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 30,
+    poll: float = 0.05,
 ) -> Iterator[Server]:
     """Run `python -m module` on a free port of this machine, and yield it once it answers.
 
-    It gets the options, or serves without TLS. Its log is part of the error if it ends early or does not answer in
-    time, which is looked for every `poll` seconds. It is ended with the context.
+    It gets the options, or serves without TLS, and `env` instead of this environment. Its log is part of the error if
+    it ends early or does not answer in time, which is looked for every `poll` seconds. It is ended with the context.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -50,7 +54,7 @@ def function_server(
     address = f"127.0.0.1:{port}"
     command = [sys.executable, "-m", module, f"--address={address}", *(options or ["--insecure"])]
     with tempfile.TemporaryFile("w+") as log:
-        server = subprocess.Popen(command, cwd=_REPOSITORY, stdout=log, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(command, cwd=_REPOSITORY, env=env, stdout=log, stderr=subprocess.STDOUT)
         try:
             end = time.monotonic() + timeout
             while not _answers(port):
