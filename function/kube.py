@@ -122,26 +122,29 @@ def copy(found: structpb.Struct, to: structpb.Struct) -> None:
 
 
 def write(manifest: Mapping[str, Any], to: structpb.Struct) -> None:
-    """Make a Struct the same as a manifest; `Struct.update` needs twice the time."""
+    """Make a Struct the same as a manifest, as `Struct.update` does, in two thirds of its time (make bench)."""
     to.Clear()
+    fields = to.fields
     for name, value in manifest.items():
-        _set(to.fields[name], value)
+        _set(fields[name], value)
 
 
 def _set(empty: structpb.Value, value: Any) -> None:
     if isinstance(value, str):
         empty.string_value = value
     elif isinstance(value, dict):
-        # Else an object without fields would be nothing at all; so for lists.
-        empty.struct_value.SetInParent()
+        if not value:
+            # Or it would be nothing at all; so for lists.
+            empty.struct_value.SetInParent()
         fields = empty.struct_value.fields
         for name, item in value.items():
             _set(fields[name], item)
     elif isinstance(value, list | tuple):
-        empty.list_value.SetInParent()
-        items = empty.list_value.values
+        if not value:
+            empty.list_value.SetInParent()
+        add = empty.list_value.values.add
         for item in value:
-            _set(items.add(), item)
+            _set(add(), item)
     elif isinstance(value, bool):
         empty.bool_value = value
     elif value is None:

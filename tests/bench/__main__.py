@@ -1,21 +1,23 @@
 """`make bench`: this function and the SDK's identity function side by side, interleaved, and the ratios of rounds."""
 
 import argparse
+import json
 import platform
 import re
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 from crossplane.function.proto.v1 import run_function_pb2 as fnv1
+from google.protobuf.struct_pb2 import Struct
 
-from function import kube
+from function import fn, kube
 from function.kube import Manifest
 from function.render import dump
 from tests.bench.loads import FLEETS, LARGE, Load, loads
@@ -180,6 +182,27 @@ def slopes(report: Report, medians: dict[str, float]) -> None:
     report.say(f"A fleet of {large} clusters with {10 * large} engines: {whole:.1f} s for a pass of each.")
 
 
+def writing(report: Report, load: Load, rounds: int) -> None:
+    """Compare what we write by hand, or by a faster library, with what one would take first."""
+    answer = fn.run(load.request)
+    manifests = [kube.plain(desired.resource) for desired in answer.desired.resources.values()]
+
+    def seconds(write: Callable[[Manifest], object]) -> float:
+        start = time.process_time()
+        for manifest in manifests:
+            write(manifest)
+        return time.process_time() - start
+
+    pairs: dict[str, tuple[Callable[[Manifest], object], Callable[[Manifest], object]]] = {
+        "`kube.write` to `Struct.update`": (lambda m: kube.write(m, to=Struct()), lambda m: Struct().update(m)),
+        "`kube.compact` to `json.dumps`": (kube.compact, lambda m: json.dumps(m, sort_keys=True)),
+    }
+    report.table(f"manifests of {load.name}, CPU", "ratio")
+    for name, (ours, theirs) in pairs.items():
+        found = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
+        report.row(name, ratio(*zip(*found, strict=True)))
+
+
 def compare(report: Report, args: argparse.Namespace) -> None:
     """Run everything."""
     with ExitStack() as stack:
@@ -199,6 +222,7 @@ def compare(report: Report, args: argparse.Namespace) -> None:
         steady = next(load for load in chosen if load.name == STEADY)
         report.say(f"\n{STEADY}:")
         throughputs(report, targets, steady, args.rounds)
+        writing(report, steady, args.rounds)
         folder = certificates(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         tls = f"--tls-server-certs-dir={folder}"
         secured = [target(OURS, tls, *_INSTALLED[1:], certificates=folder), target(IDENTITY, tls, certificates=folder)]
