@@ -197,10 +197,10 @@ def writing(report: Report, load: Load, rounds: int) -> None:
         "`kube.write` to `Struct.update`": (lambda m: kube.write(m, to=Struct()), lambda m: Struct().update(m)),
         "`kube.compact` to `json.dumps`": (kube.compact, lambda m: json.dumps(m, sort_keys=True)),
     }
-    report.table(f"manifests of {load.name}, CPU", "ratio")
-    for name, (ours, theirs) in pairs.items():
-        found = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
-        report.row(name, ratio(*zip(*found, strict=True)))
+    report.table(f"CPU for manifests of {load.name}", "ratio", "ours, ms")
+    for name, pair in pairs.items():
+        ours, theirs = zip(*[[seconds(write) for write in pair] for _ in range(rounds)], strict=True)
+        report.row(name, ratio(ours, theirs), f"{statistics.median(ours) * 1e3:.2f}")
 
 
 def compare(report: Report, args: argparse.Namespace) -> None:
