@@ -29,6 +29,10 @@ MANAGED_BY = {"app.kubernetes.io/managed-by": "function-kv-offload"}
 
 SYSTEM_NAMESPACE = "modelplane-system"
 
+# A tuple is told from others in less time than a union.
+_LISTS = (list, tuple)
+_HOLDERS = (*_LISTS, Mapping)
+
 _HASH = 5
 _LONGEST_LABEL = 63
 _LONGEST = 52  # leaves room for the suffixes that controllers put behind a name
@@ -139,7 +143,7 @@ def _set(empty: structpb.Value, value: Any) -> None:
         fields = empty.struct_value.fields
         for name, item in value.items():
             _set(fields[name], item)
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, _LISTS):
         if not value:
             empty.list_value.SetInParent()
         add = empty.list_value.values.add
@@ -222,4 +226,4 @@ def required_text(struct: structpb.Struct, *path: str) -> str:
 
 def prune(value: Mapping[str, Any]) -> Manifest:
     """Drop keys whose value is None or an empty list or object: we send only fields that we own."""
-    return {k: v for k, v in value.items() if v is not None and not (isinstance(v, list | tuple | Mapping) and not v)}
+    return {k: v for k, v in value.items() if v or not (v is None or isinstance(v, _HOLDERS))}
