@@ -26,7 +26,9 @@ class _Others:
     shape: lazy.Shape
     facts: bytes
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """How many resources were looked for."""
         (_, observed), (_, required) = self.shape
         return len(observed) + len(required)
 
@@ -49,7 +51,7 @@ class _Answer:
 
     @property
     def size(self) -> int:
-        return len(self.rest) + _OVERHEAD + _OF_EACH * (0 if self.others is None else len(self.others))
+        return len(self.rest) + _OVERHEAD + _OF_EACH * (self.others.count if self.others else 0)
 
     def holds(self, req: lazy.Request, versions: bytes | None) -> bool:
         """Say whether a request holds what was found when the answer was made."""
